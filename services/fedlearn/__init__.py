@@ -1,0 +1,5 @@
+"""Federated learning, native to Kubernetes."""
+
+__all__ = ["__version__"]
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""The places that touch the outside: object storage, database, identity, HTTP."""

@@ -1,0 +1,1 @@
+"""The secure aggregator: opens, checks and folds updates, and publishes models."""

@@ -1,0 +1,78 @@
+"""Weighted sums that merge: `fold` adds an update, `+` merges two partial sums, `mean` ends them.
+
+FedAvg, McMahan et al. 2017, algorithm 1: w_{t+1} = w_t + sum_k (n_k / n) delta_k.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from fedlearn.core.errors import Code, Refusal
+from fedlearn.core.updates import Update
+
+_WINDOW = 1 << 16  # elements; a window of the sum, of the delta and of the product stay in the L2 cache
+
+
+@dataclass(slots=True)
+class WeightedSum:
+    """The sum of n_k * delta_k and of n_k, in float64, so that the order of arrival changes nothing that float32 can show.
+
+    Args:
+        parameters: the length of the vectors.
+    """
+
+    parameters: int
+    examples: int = 0
+    updates: int = 0
+    holdout_examples: int = 0
+    _sum: npt.NDArray[np.float64] = field(init=False, repr=False)
+    _metrics: dict[str, float] = field(init=False, default_factory=dict)
+    _product: npt.NDArray[np.float64] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._sum = np.zeros(self.parameters, dtype=np.float64)
+        self._product = np.empty(min(_WINDOW, self.parameters), dtype=np.float64)
+
+    def fold(self, update: Update) -> None:
+        """Add one validated update (see `validate_update`), in place."""
+        weight = float(update.examples)
+        for start in range(0, self.parameters, _WINDOW):
+            delta = update.delta[start : start + _WINDOW]
+            product = self._product[: len(delta)]
+            np.multiply(delta, weight, out=product)
+            self._sum[start : start + len(delta)] += product
+        self.examples += update.examples
+        self.updates += 1
+        self.holdout_examples += update.holdout_examples
+        for name, value in update.metrics.items():
+            self._metrics[name] = self._metrics.get(name, 0.0) + update.holdout_examples * value
+
+    def __add__(self, other: "WeightedSum") -> "WeightedSum":
+        if self.parameters != other.parameters:
+            raise Refusal(Code.UPDATE_SHAPE, f"Sums of {self.parameters} and {other.parameters} parameters don't merge.")
+        merged = WeightedSum(self.parameters)
+        np.add(self._sum, other._sum, out=merged._sum)
+        for part in (self, other):
+            merged.examples += part.examples
+            merged.updates += part.updates
+            merged.holdout_examples += part.holdout_examples
+            for name, value in part._metrics.items():
+                merged._metrics[name] = merged._metrics.get(name, 0.0) + value
+        return merged
+
+    def mean(self) -> npt.NDArray[np.float64]:
+        """The weighted mean delta, shape (parameters,).
+
+        Raises:
+            Refusal: `too_few_reports` when nothing was folded.
+        """
+        if self.examples == 0:
+            raise Refusal(Code.TOO_FEW_REPORTS, "There is no update to take the mean of.")
+        return self._sum / self.examples
+
+    def metrics(self) -> dict[str, float]:
+        """The hold-out metrics as means weighted by the number of held-out examples; empty if none was held out."""
+        if self.holdout_examples == 0:
+            return {}
+        return {name: value / self.holdout_examples for name, value in self._metrics.items()}

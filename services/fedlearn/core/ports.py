@@ -1,0 +1,215 @@
+"""What the domain asks of the outside. `tests/contract/` runs one suite over every implementation of each."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from fedlearn.core.ids import RoundId, TaskId
+from fedlearn.core.rounds import ModelRef, Round, RoundPolicy
+
+Clock = Callable[[], float]
+"""Seconds since the epoch, UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    key: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class UploadGrant:
+    """A signed URL for one PUT, and the headers that must go with it to the letter."""
+
+    url: str
+    headers: Mapping[str, str]
+
+
+class ObjectStore(Protocol):
+    """One bucket of an S3-compatible storage, seen with one role's credential.
+
+    Every method raises `Outage` (`storage_unavailable`) when the storage does not answer within its retries, and `Refusal`
+    (`storage_denied`) when the credential does not allow the call.
+    """
+
+    def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
+        """The object's bytes, or `length` of them from `start`.
+
+        Raises:
+            Refusal: `not_found`.
+        """
+        ...
+
+    def put(self, key: str, body: bytes | memoryview) -> None:
+        """Write the object, whole or not at all; an object of that key is replaced."""
+        ...
+
+    def put_once(self, key: str, body: bytes) -> bool:
+        """Write the object unless the key is taken; whether it was written. Of concurrent writers exactly one is told True."""
+        ...
+
+    def size(self, key: str) -> int | None:
+        """The object's length in bytes, None if there is none."""
+        ...
+
+    def list(self, prefix: str) -> Sequence[StoredObject]:
+        """All objects whose key starts with `prefix`, in order of key."""
+        ...
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Delete the objects; keys that do not exist are no error."""
+        ...
+
+    def sign_get(self, key: str, *, seconds: int) -> str:
+        """A URL by which anyone may GET this object, and nothing else, for `seconds`. Signing sends nothing."""
+        ...
+
+    def sign_put(self, key: str, *, size_bytes: int, sha256: str, seconds: int) -> UploadGrant:
+        """A grant to PUT exactly these bytes once under this key within `seconds`. Signing sends nothing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task as the server keeps it. `state` is one of `waiting_for_model`, `running`, `completed`, `failed`, `cancelled`.
+
+    Args:
+        plan_digest: SHA-256 of the plan's canonical JSON.
+        rounds: how many committed rounds complete the task; None for no end.
+        model: the current version, None until version 0 has arrived. Only `RoundStore.commit` moves it.
+        upload: version 0 as the submitter promised it.
+    """
+
+    id: TaskId
+    state: str
+    plan_digest: str
+    policy: RoundPolicy
+    rounds: int | None
+    created_at: float
+    upload: ModelRef
+    model: ModelRef | None = None
+    target_accuracy: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """One published version; `round` is None for version 0.
+
+    Args:
+        evaluation: the evaluator's means on the test set (`accuracy`, `loss`, ...), None until it has scored the version.
+    """
+
+    task: TaskId
+    ref: ModelRef
+    round: int | None
+    created_at: float
+    evaluation: Mapping[str, float] | None = None
+
+
+class RoundStore(Protocol):
+    """The server's durable state: tasks, plans, rounds, versions, keys. Every write is one transaction.
+
+    Every method raises `Outage` (`database_unavailable`) when the database does not answer.
+    """
+
+    def add_task(self, task: Task, plan: bytes) -> None:
+        """Store a new task and its plan (by its digest).
+
+        Raises:
+            Refusal: `task_exists`.
+        """
+        ...
+
+    def task(self, task: TaskId) -> Task:
+        """Raises:
+        Refusal: `task_unknown`.
+        """
+        ...
+
+    def tasks(self) -> Sequence[Task]:
+        """All tasks, oldest first."""
+        ...
+
+    def plan(self, digest: str) -> bytes:
+        """Raises:
+        Refusal: `not_found`.
+        """
+        ...
+
+    def start_task(self, task: TaskId, now: float) -> Task:
+        """Version 0 has arrived: make it the task's model and the task `running`; nothing changes if it runs already.
+
+        Raises:
+            Refusal: `task_unknown`, `task_state` for a task that has ended.
+        """
+        ...
+
+    def end_task(self, task: TaskId, state: str) -> None:
+        """Set the state of a task that has not ended to `completed`, `failed` or `cancelled`; else nothing changes."""
+        ...
+
+    def add_round(self, round_: Round) -> None:
+        """Store a new round.
+
+        Raises:
+            Refusal: `round_conflict` when the task has this round already.
+        """
+        ...
+
+    def save_round(self, round_: Round, previous: Round) -> None:
+        """Replace `previous` by `round_`, by compare-and-set.
+
+        Raises:
+            Refusal: `round_conflict` when the stored round is no longer `previous`.
+        """
+        ...
+
+    def commit(self, round_: Round, previous: Round, now: float) -> None:
+        """Save a COMMITTED round and move the task's model from `round_.base` to its aggregate's, or neither.
+
+        Raises:
+            Refusal: `base_superseded` when the task's model is no longer `round_.base`; `round_conflict` as above.
+        """
+        ...
+
+    def round(self, round_id: RoundId) -> Round:
+        """Raises:
+        Refusal: `round_unknown`.
+        """
+        ...
+
+    def rounds(self, task: TaskId) -> Sequence[Round]:
+        """All rounds of a task in order of number."""
+        ...
+
+    def latest_round(self, task: TaskId) -> Round | None: ...
+
+    def versions(self, task: TaskId) -> Sequence[ModelVersion]:
+        """All versions of a task in order."""
+        ...
+
+    def version(self, task: TaskId, version: int) -> ModelVersion:
+        """Raises:
+        Refusal: `model_unknown`.
+        """
+        ...
+
+    def unevaluated(self) -> ModelVersion | None:
+        """The oldest version that no evaluator has scored."""
+        ...
+
+    def evaluate(self, task: TaskId, version: int, metrics: Mapping[str, float]) -> None:
+        """Keep the evaluator's figures; of two the first stays.
+
+        Raises:
+            Refusal: `model_unknown`.
+        """
+        ...
+
+    def signing_key(self, make: Callable[[], tuple[str, bytes]], now: float) -> tuple[str, bytes]:
+        """The current ticket-signing key as (kid, private key in PEM); the first caller's `make()` is kept for all."""
+        ...
+
+    def ready(self) -> None:
+        """Raises `Outage` if the database cannot be used now."""
+        ...

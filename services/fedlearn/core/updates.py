@@ -1,0 +1,51 @@
+"""A device's update, and what makes one valid."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from fedlearn.core.errors import Code, Refusal
+
+Vector = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A device's delta (local weights - global weights) as one flat vector in the manifest's order.
+
+    Args:
+        delta: float32, shape (parameters,).
+        examples: how many examples it was trained on; its weight in the mean.
+        holdout_examples: how many examples `metrics` are means over.
+        metrics: the base model's means on the device's hold-out.
+    """
+
+    delta: Vector
+    examples: int
+    holdout_examples: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def validate_update(update: Update, *, parameters: int, max_examples: int) -> None:
+    """Check an update against its plan.
+
+    Raises:
+        Refusal: `update_shape`, `update_dtype`, `update_not_finite` or `update_examples`.
+    """
+    if update.delta.shape != (parameters,):
+        raise Refusal(Code.UPDATE_SHAPE, f"The delta's shape is {update.delta.shape}, the plan's ({parameters},).")
+    if update.delta.dtype != np.float32:
+        raise Refusal(Code.UPDATE_DTYPE, f"The delta's dtype is {update.delta.dtype}, not float32.")
+    if not 1 <= update.examples <= max_examples:
+        raise Refusal(Code.UPDATE_EXAMPLES, f"{update.examples} examples; the plan allows 1 to {max_examples}.")
+    if not 0 <= update.holdout_examples <= max_examples:
+        raise Refusal(Code.UPDATE_EXAMPLES, f"{update.holdout_examples} held out; the plan allows 0 to {max_examples}.")
+    # one pass without a temporary: a sum is finite only if no element is NaN or infinite, unless it overflows
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = bool(np.isfinite(np.dot(update.delta, update.delta))) or bool(np.isfinite(update.delta).all())
+    if not finite:
+        raise Refusal(Code.UPDATE_NOT_FINITE, "The delta holds NaN or infinity.")
+    if not all(np.isfinite(value) for value in update.metrics.values()):
+        raise Refusal(Code.UPDATE_NOT_FINITE, "A metric is NaN or infinite.")

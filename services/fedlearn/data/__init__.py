@@ -1,0 +1,1 @@
+"""Datasets, partitioners and the shards that devices hold."""

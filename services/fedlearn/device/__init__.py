@@ -1,0 +1,1 @@
+"""A process that hosts devices: check in, train, seal, upload."""

@@ -1,0 +1,1 @@
+"""Keras and TensorFlow: builders, plans and the compiled training loop."""

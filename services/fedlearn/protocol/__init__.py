@@ -1,0 +1,1 @@
+"""What crosses the wire: messages, plans, tensors, envelopes, tickets, problems."""

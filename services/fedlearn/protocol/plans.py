@@ -1,0 +1,150 @@
+"""The plan: all that a device needs to train, as versioned JSON.
+
+An architecture is data, never code: its layers are on an allow-list and its size is bounded before anything is allocated.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fedlearn.core.errors import Code, Refusal
+
+MAX_PARAMETERS = 500_000_000
+
+ALLOWED_CLASSES = frozenset(
+    {
+        "Sequential", "Functional", "InputLayer", "Dense", "Activation", "Dropout", "Flatten", "Reshape", "Rescaling",
+        "Normalization", "Permute", "RepeatVector", "Conv1D", "Conv2D", "SeparableConv2D", "DepthwiseConv2D",
+        "MaxPooling1D", "MaxPooling2D", "AveragePooling1D", "AveragePooling2D", "GlobalAveragePooling1D",
+        "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D", "ZeroPadding1D", "ZeroPadding2D",
+        "UpSampling1D", "UpSampling2D", "BatchNormalization", "LayerNormalization", "GroupNormalization", "Embedding",
+        "SimpleRNN", "LSTM", "GRU", "Bidirectional", "TimeDistributed", "Add", "Subtract", "Multiply", "Average",
+        "Maximum", "Minimum", "Concatenate", "Dot", "ReLU", "LeakyReLU", "PReLU", "ELU", "Softmax",
+        "SpatialDropout1D", "SpatialDropout2D", "GaussianNoise", "GaussianDropout",
+    }
+)  # fmt: skip
+"""Layers that Keras itself builds from numbers and names; none of them runs code that came with the plan."""
+
+INERT_CLASSES = frozenset(
+    {
+        "DTypePolicy", "__tuple__", "__keras_tensor__", "Zeros", "Ones", "Constant", "GlorotUniform", "GlorotNormal",
+        "HeUniform", "HeNormal", "LecunUniform", "LecunNormal", "RandomUniform", "RandomNormal", "TruncatedNormal",
+        "VarianceScaling", "Orthogonal", "Identity", "L1", "L2", "L1L2", "MaxNorm", "NonNeg", "UnitNorm", "MinMaxNorm",
+    }
+)  # fmt: skip
+"""What a layer's configuration may hold beside layers: dtypes, initializers, regularizers and constraints."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TensorSpec(_Strict):
+    """One weight of the manifest, by its index."""
+
+    shape: Annotated[tuple[Annotated[int, Field(ge=0, le=2**31)], ...], Field(max_length=8)]
+    dtype: Literal["float32"] = "float32"
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+
+class LocalTraining(_Strict):
+    """What a device does with its shard in one round: plain SGD over shuffled epochs."""
+
+    learning_rate: Annotated[float, Field(gt=0, le=100)] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 1
+    batch_size: Annotated[int, Field(ge=1, le=65536)] = 10
+
+
+class UpdateFormat(_Strict):
+    """How deltas travel: each window of `window_elements` coordinates is encoded and sealed by itself."""
+
+    encoding: Literal["float32", "float16"] = "float32"
+    window_elements: Annotated[int, Field(ge=1024, le=16_777_216)] = 262_144
+
+
+class Aggregation(_Strict):
+    strategy: Literal["fedavg"] = "fedavg"
+    server_learning_rate: Annotated[float, Field(gt=0, le=100)] = 1.0
+
+
+class Plan(_Strict):
+    """Everything about a task that its devices and its aggregator must agree on.
+
+    Args:
+        architecture: the model as Keras' own configuration (`keras.saving.serialize_keras_object`).
+        weights: shape and dtype of each weight, in order, taken from the model that the architecture gives.
+        max_examples: the most examples that one update may claim.
+    """
+
+    plan_version: Literal[1] = 1
+    dataset: Annotated[str, Field(min_length=1, max_length=200)]
+    architecture: dict[str, Any]
+    loss: Annotated[str, Field(min_length=1, max_length=100)] = "sparse_categorical_crossentropy"
+    metrics: tuple[str, ...] = ("accuracy",)
+    training: LocalTraining = LocalTraining()
+    evaluation_batch_size: Annotated[int, Field(ge=1, le=65536)] = 1000
+    update: UpdateFormat = UpdateFormat()
+    aggregation: Aggregation = Aggregation()
+    max_examples: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
+    weights: Annotated[tuple[TensorSpec, ...], Field(min_length=1, max_length=10_000)]
+
+    @model_validator(mode="after")
+    def _check(self) -> "Plan":
+        foreign = sorted(set(_foreign_classes(self.architecture)))
+        if foreign:
+            raise ValueError(f"the architecture uses {', '.join(foreign)}, which is not on the list of allowed layers")
+        if self.parameters > MAX_PARAMETERS:
+            raise ValueError(f"the model has {self.parameters} parameters, more than {MAX_PARAMETERS}")
+        return self
+
+    @property
+    def parameters(self) -> int:
+        return sum(spec.elements for spec in self.weights)
+
+    @cached_property
+    def canonical(self) -> bytes:
+        """The plan as canonical JSON: what is stored, sent and digested."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of `canonical`, in hexadecimal."""
+        return hashlib.sha256(self.canonical).hexdigest()
+
+
+def read_plan(text: bytes | str) -> Plan:
+    """Parse and check a plan.
+
+    Raises:
+        Refusal: `plan_invalid`, with every fault in one sentence.
+    """
+    try:
+        return Plan.model_validate_json(text)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'plan'}: {e['msg']}" for e in error.errors()[:5])
+        raise Refusal(Code.PLAN_INVALID, f"The plan is not valid: {faults}.") from error
+
+
+def _foreign_classes(node: Any) -> Iterator[str]:
+    """The classes in a Keras configuration that are not on a list, or claim one of its names from elsewhere."""
+    if isinstance(node, dict):
+        if "class_name" in node:
+            name, module, registered = node["class_name"], node.get("module"), node.get("registered_name")
+            known = name in ALLOWED_CLASSES or name in INERT_CLASSES
+            ours = (module is None or str(module).split(".")[0] == "keras") and registered in (None, name)
+            if not (known and ours):
+                yield str(registered or name)
+        for value in node.values():
+            yield from _foreign_classes(value)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from _foreign_classes(value)

@@ -1,0 +1,1 @@
+"""The coordinator: tasks, fleet, rounds, model versions. It never sees an update."""
