@@ -8,7 +8,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from types import MappingProxyType
 
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import DeviceId, RoundId
@@ -123,8 +122,8 @@ class Round:
     opened_at: float
     phase: Phase = Phase.SELECTION
     phase_since: float = 0.0
-    participants: Mapping[DeviceId, Participant] = MappingProxyType({})
-    phase_seconds: Mapping[Phase, float] = MappingProxyType({})
+    participants: Mapping[DeviceId, Participant] = field(default_factory=dict)
+    phase_seconds: Mapping[Phase, float] = field(default_factory=dict)
     reason: Code | None = None
     aggregate: Aggregate | None = None
 
