@@ -1,0 +1,5 @@
+"""The server's durable state in SQLite (by default) or PostgreSQL (by URL), behind `core.ports.RoundStore`."""
+
+from fedlearn.adapters.database.store import DatabaseRoundStore
+
+__all__ = ["DatabaseRoundStore"]

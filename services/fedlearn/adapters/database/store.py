@@ -1,0 +1,202 @@
+"""`core.ports.RoundStore` on SQLAlchemy Core: synchronous, and safe to call from many threads and many processes."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from sqlalchemy import Connection, Select, select, update
+
+from fedlearn.adapters.database.engine import Database, insert_new
+from fedlearn.adapters.database.migrations import upgrade
+from fedlearn.adapters.database.rounds import insert_round, load_round, load_rounds, replace_round
+from fedlearn.adapters.database.rows import read_task, read_version, task_values, version_values
+from fedlearn.adapters.database.tables import model_versions, plans, rounds, signing_keys, tasks
+from fedlearn.core.errors import Code, Refusal
+from fedlearn.core.ids import RoundId, TaskId
+from fedlearn.core.ports import ModelVersion, Task
+from fedlearn.core.rounds import Phase, Round
+
+_ENDED = ("completed", "failed", "cancelled")
+
+_TASKS = select(
+    tasks, model_versions.c.version, model_versions.c.key, model_versions.c.sha256, model_versions.c.size_bytes
+).outerjoin_from(
+    tasks, model_versions, (model_versions.c.task == tasks.c.id) & (model_versions.c.version == tasks.c.model_version)
+)
+
+
+class DatabaseRoundStore:
+    """The server's durable state in SQLite or PostgreSQL. Each method says in `RoundStore` what it does and raises.
+
+    Args:
+        url: `sqlite:///path` or `postgresql+psycopg://user:password@host/name`.
+
+    Raises:
+        SetupError: `setting_invalid` for a URL of another kind.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._database = Database(url)
+
+    def migrate(self) -> None:
+        """Bring the tables to this version's form; safe when several replicas start at once.
+
+        Raises:
+            Outage: `database_unavailable`.
+            SetupError: `setting_invalid` when a newer version has migrated the database further.
+        """
+        upgrade(self._database)
+
+    def close(self) -> None:
+        """Give back all connections; a later call opens new ones."""
+        self._database.close()
+
+    def ready(self) -> None:
+        with self._database.reading() as connection:
+            connection.execute(select(tasks.c.id).limit(1)).all()
+
+    # --- tasks and plans
+
+    def add_task(self, task: Task, plan: bytes) -> None:
+        with self._database.writing() as connection:
+            insert_new(connection, plans, {"digest": task.plan_digest, "body": plan})
+            if not insert_new(connection, tasks, task_values(task)):
+                raise Refusal(Code.TASK_EXISTS, f"There is a task {task.id} already; choose another name.")
+
+    def task(self, task: TaskId) -> Task:
+        with self._database.reading() as connection:
+            return _task(connection, task)
+
+    def tasks(self) -> Sequence[Task]:
+        with self._database.reading() as connection:
+            rows = connection.execute(_TASKS.order_by(tasks.c.created_at, tasks.c.id)).mappings()
+            return [read_task(row) for row in rows]
+
+    def plan(self, digest: str) -> bytes:
+        with self._database.reading() as connection:
+            body: bytes | None = connection.execute(select(plans.c.body).where(plans.c.digest == digest)).scalar_one_or_none()
+        if body is None:
+            raise Refusal(Code.NOT_FOUND, f"There is no plan with the digest {digest}.")
+        return body
+
+    def start_task(self, task: TaskId, now: float) -> Task:
+        with self._database.writing() as connection:
+            found = _task(connection, task, lock=True)
+            if found.state in _ENDED:
+                raise Refusal(Code.TASK_STATE, f"Task {task} is {found.state}; submit a new one.")
+            if found.state == "waiting_for_model":
+                insert_new(connection, model_versions, version_values(task, found.upload, None, now))
+                change = update(tasks).where(tasks.c.id == task)
+                connection.execute(change.values(state="running", model_version=found.upload.version))
+            return _task(connection, task)
+
+    def end_task(self, task: TaskId, state: str) -> None:
+        if state not in _ENDED:
+            raise Refusal(Code.TASK_STATE, f"A task does not end as {state!r}, but as one of {', '.join(_ENDED)}.")
+        with self._database.writing() as connection:
+            if _task(connection, task, lock=True).state not in _ENDED:
+                connection.execute(update(tasks).where(tasks.c.id == task).values(state=state))
+
+    # --- rounds
+
+    def add_round(self, round_: Round) -> None:
+        with self._database.writing() as connection:
+            _task(connection, round_.id.task)
+            insert_round(connection, round_)
+
+    def save_round(self, round_: Round, previous: Round) -> None:
+        with self._database.writing() as connection:
+            replace_round(connection, round_, previous)
+
+    def commit(self, round_: Round, previous: Round, now: float) -> None:
+        if round_.phase is not Phase.COMMITTED or round_.aggregate is None:
+            raise ValueError(
+                f"round {round_.id} is in {round_.phase}: only a committed round with its aggregate moves the model"
+            )
+        task, model = round_.id.task, round_.aggregate.model
+        with self._database.writing() as connection:
+            replace_round(connection, round_, previous)
+            new = version_values(task, model, round_.id.number, now)
+            if _task(connection, task, lock=True).model != round_.base or not insert_new(connection, model_versions, new):
+                raise Refusal(
+                    Code.BASE_SUPERSEDED,
+                    f"Task {task} has moved on from version {round_.base.version}, round {round_.id}'s base.",
+                )
+            connection.execute(update(tasks).where(tasks.c.id == task).values(model_version=model.version))
+
+    def round(self, round_id: RoundId) -> Round:
+        with self._database.reading() as connection:
+            found = load_round(connection, round_id)
+        if found is None:
+            raise Refusal(Code.ROUND_UNKNOWN, f"There is no round {round_id}.")
+        return found
+
+    def rounds(self, task: TaskId) -> Sequence[Round]:
+        with self._database.reading() as connection:
+            return load_rounds(connection, task)
+
+    def latest_round(self, task: TaskId) -> Round | None:
+        with self._database.reading() as connection:
+            newest = select(rounds.c.number).where(rounds.c.task == task).order_by(rounds.c.number.desc()).limit(1)
+            number = connection.execute(newest).scalar_one_or_none()
+            return None if number is None else load_round(connection, RoundId(task, number))
+
+    # --- model versions
+
+    def versions(self, task: TaskId) -> Sequence[ModelVersion]:
+        query = select(model_versions).where(model_versions.c.task == task).order_by(model_versions.c.version)
+        with self._database.reading() as connection:
+            return [read_version(row) for row in connection.execute(query).mappings()]
+
+    def version(self, task: TaskId, version: int) -> ModelVersion:
+        with self._database.reading() as connection:
+            row = connection.execute(_version(task, version)).mappings().one_or_none()
+        if row is None:
+            raise _unknown_version(task, version)
+        return read_version(row)
+
+    def unevaluated(self) -> ModelVersion | None:
+        query = select(model_versions).where(model_versions.c.evaluation.is_(None))
+        oldest = query.order_by(model_versions.c.created_at, model_versions.c.task, model_versions.c.version).limit(1)
+        with self._database.reading() as connection:
+            row = connection.execute(oldest).mappings().one_or_none()
+        return None if row is None else read_version(row)
+
+    def evaluate(self, task: TaskId, version: int, metrics: Mapping[str, float]) -> None:
+        unscored = update(model_versions).where(
+            model_versions.c.task == task, model_versions.c.version == version, model_versions.c.evaluation.is_(None)
+        )
+        with self._database.writing() as connection:
+            scored = connection.execute(unscored.values(evaluation=dict(metrics))).rowcount == 1
+            if not scored and connection.execute(_version(task, version)).one_or_none() is None:
+                raise _unknown_version(task, version)
+
+    # --- keys
+
+    def signing_key(self, make: Callable[[], tuple[str, bytes]], now: float) -> tuple[str, bytes]:
+        current = select(signing_keys.c.kid, signing_keys.c.private_key).order_by(signing_keys.c.generation.desc()).limit(1)
+        with self._database.reading() as connection:
+            row = connection.execute(current).one_or_none()
+        if row is None:
+            kid, private_key = make()
+            with self._database.writing() as connection:
+                first = {"generation": 1, "kid": kid, "private_key": private_key, "created_at": now}
+                insert_new(connection, signing_keys, first)  # another replica's may be there by now; that one counts
+                row = connection.execute(current).one()
+        return row.kid, row.private_key
+
+
+def _task(connection: Connection, task: TaskId, *, lock: bool = False) -> Task:
+    """The task; with `lock`, nobody else changes its state or its pointer until the transaction ends."""
+    if lock:  # by itself, so that the query sees what the lock's last holder has done to the versions too
+        connection.execute(select(tasks.c.id).where(tasks.c.id == task).with_for_update(key_share=True))
+    row = connection.execute(_TASKS.where(tasks.c.id == task)).mappings().one_or_none()
+    if row is None:
+        raise Refusal(Code.TASK_UNKNOWN, f"There is no task {task}.")
+    return read_task(row)
+
+
+def _version(task: TaskId, version: int) -> Select[tuple[object, ...]]:
+    return select(model_versions).where(model_versions.c.task == task, model_versions.c.version == version)
+
+
+def _unknown_version(task: TaskId, version: int) -> Refusal:
+    return Refusal(Code.MODEL_UNKNOWN, f"Task {task} has no model version {version}.")
