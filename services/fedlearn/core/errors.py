@@ -67,6 +67,7 @@ class Code(StrEnum):
     STORAGE_DENIED = "storage_denied"
     DATABASE_UNAVAILABLE = "database_unavailable"
     SERVER_UNREACHABLE = "server_unreachable"
+    IDENTITY_UNAVAILABLE = "identity_unavailable"
     # the launcher and the command line
     SETTING_INVALID = "setting_invalid"
     PORT_BUSY = "port_busy"

@@ -1,0 +1,144 @@
+"""Update envelope v1: a device's update, sealed for one aggregator, one round and one base model.
+
+What counts (examples, metrics, the base's digest) is sealed inside, so that what lies in storage is enough. docs/envelope.md
+describes the bytes; `windows` does the sealing.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedlearn.core.errors import Code, Refusal
+from fedlearn.core.updates import Update, Vector
+from fedlearn.protocol.plans import Plan, UpdateFormat
+from fedlearn.protocol.sealing import SealingKey, SealingPublicKey
+from fedlearn.protocol.windows import Bytes, Header, Layout, Opening, Span, open_vector, read_header, seal_vector
+
+__all__ = [
+    "Header", "Metadata", "Opening", "Span", "UpdateContext", "layout_of", "open_envelope", "open_metadata", "open_update",
+    "read_header", "seal",
+]  # fmt: skip
+
+_LABEL = b"fedlearn update envelope v1\n"
+_MOST = 2**53  # beyond it an integer of JSON is not the same in every language
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateContext:
+    """What an update is for: its content key unwraps in no other context.
+
+    Args:
+        device: `pod` or `pod/slot`.
+        plan_digest: SHA-256 of the plan's canonical JSON.
+        base_sha256: SHA-256 of the global model's file that the delta was made from.
+    """
+
+    task: str
+    round: int
+    device: str
+    plan_digest: str
+    base_sha256: str
+
+    @property
+    def info(self) -> bytes:
+        """HPKE's `info`: a label, then the context as canonical JSON."""
+        fields = {
+            "task": self.task, "round": self.round, "device": self.device, "plan": self.plan_digest, "base": self.base_sha256
+        }  # fmt: skip
+        return _LABEL + json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+
+
+class Metadata(BaseModel):
+    """Window 0: what an update says of itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    base: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    examples: Annotated[int, Field(ge=0, le=_MOST)]
+    holdout_examples: Annotated[int, Field(ge=0, le=_MOST)]
+    metrics: Annotated[dict[Annotated[str, Field(min_length=1, max_length=100)], float], Field(max_length=100)]
+
+
+def layout_of(plan: Plan) -> Layout:
+    """How updates of this plan are cut. `header_bytes` is what to read first, `max_bytes` the longest an envelope can be."""
+    return _layout(plan.parameters, plan.update)
+
+
+def _layout(parameters: int, update: UpdateFormat) -> Layout:
+    return Layout(parameters, update.encoding, update.window_elements)
+
+
+def seal(update: Update, *, key: SealingPublicKey, context: UpdateContext, format: UpdateFormat) -> bytes:  # noqa: A002
+    """Seal an update; at its peak it takes the delta's and the envelope's memory, and one window's.
+
+    Raises:
+        Refusal: `update_not_finite` when a metric is not finite, or a value does not fit float16; `update_dtype`,
+            `update_shape`; `update_too_large` for more metrics than an envelope holds.
+    """
+    if not all(math.isfinite(value) for value in update.metrics.values()):
+        raise Refusal(Code.UPDATE_NOT_FINITE, "A metric is NaN or infinite.")
+    try:
+        metadata = Metadata(
+            base=context.base_sha256,
+            examples=update.examples,
+            holdout_examples=update.holdout_examples,
+            metrics={name: float(value) for name, value in update.metrics.items()},
+        )
+    except ValidationError as error:
+        raise Refusal(Code.UPDATE_MALFORMED, f"An envelope can't say that of an update: {_faults(error)}.") from error
+    layout = _layout(update.delta.size, format)
+    return seal_vector(update.delta, metadata.model_dump_json().encode(), key=key, info=context.info, layout=layout)
+
+
+def open_update(blob: Bytes, *, key: SealingKey, context: UpdateContext, plan: Plan, out: Vector | None = None) -> Update:
+    """Open an envelope; nothing is returned before every tag, the order and the length are checked.
+
+    Args:
+        out: where to write the delta: contiguous float32, shape (plan.parameters,). The update's delta is then `out` itself.
+            Its content is undefined after a refusal.
+
+    Raises:
+        Refusal: `update_malformed`; `update_tampered` (a tag fails, another key or another context); `update_too_large`
+            (it claims more than the plan allows); `update_shape`; `update_dtype`; `update_base`.
+    """
+    raw, delta = open_vector(blob, key=key, info=context.info, layout=layout_of(plan), out=out)
+    metadata = _read_metadata(raw, context)
+    return Update(delta, metadata.examples, metadata.holdout_examples, metadata.metrics)
+
+
+def open_envelope(header: Header, *, key: SealingKey, context: UpdateContext) -> Opening:
+    """Unwrap the content key of an envelope that is read by windows: `Opening.window(index, bytes, out)` opens each.
+
+    The header comes from `read_header(prefix, layout_of(plan))`, and `header.span(index)` says what to fetch. The caller checks
+    that the object's length is `header.total_bytes`.
+
+    Raises:
+        Refusal: `update_tampered`.
+    """
+    return Opening(header, key=key, info=context.info)
+
+
+def open_metadata(opening: Opening, sealed: Bytes, context: UpdateContext) -> Metadata:
+    """Open window 0, the bytes at `header.span(0)`.
+
+    Raises:
+        Refusal: `update_malformed`, `update_tampered` or `update_base`.
+    """
+    return _read_metadata(opening.metadata(sealed), context)
+
+
+def _read_metadata(raw: bytes, context: UpdateContext) -> Metadata:
+    try:
+        metadata = Metadata.model_validate_json(raw)
+    except ValidationError as error:
+        raise Refusal(Code.UPDATE_MALFORMED, f"The update's metadata is not as documented: {_faults(error)}.") from error
+    if metadata.base != context.base_sha256:
+        raise Refusal(Code.UPDATE_BASE, f"The update was made from model {metadata.base}, not {context.base_sha256}.")
+    return metadata
+
+
+def _faults(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'metadata'}: {e['msg']}" for e in error.errors()[:5])

@@ -1,0 +1,155 @@
+"""Model files: safetensors whose tensors are named by their index in the plan's manifest and lie in its order.
+
+Since names are padded ("00000", "00001", ...) and all tensors are float32, the file's data is the model's flat vector itself:
+it is read without a copy.
+"""
+
+import json
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save
+
+from fedlearn.core.errors import Code, Refusal
+from fedlearn.core.learning import Weights
+from fedlearn.core.updates import Vector
+from fedlearn.protocol.plans import Plan, TensorSpec
+
+_LENGTH = struct.Struct("<Q")  # what a safetensors file begins with: the length of its JSON header
+_TYPES = {"float32": "F32"}
+_WIRE = np.dtype("<f4")
+
+
+def tensor_name(index: int) -> str:
+    """The name in a model file of the manifest's weight number `index`."""
+    return f"{index:05d}"
+
+
+def encode_model(weights: Weights, plan: Plan) -> bytes:
+    """The model file of these weights; the same weights give the same bytes.
+
+    Raises:
+        Refusal: `model_mismatch` when count, shapes or dtypes are not the manifest's.
+    """
+    if len(weights) != len(plan.weights):
+        raise _mismatch(f"the model has {len(weights)} weights, the plan {len(plan.weights)}")
+    tensors = {}
+    for index, (weight, spec) in enumerate(zip(weights, plan.weights, strict=True)):
+        if weight.shape != spec.shape or weight.dtype != spec.dtype:
+            raise _mismatch(f"weight {index} is {weight.dtype} {weight.shape}, in the plan {spec.dtype} {spec.shape}")
+        tensors[tensor_name(index)] = np.asarray(weight, order="C")
+    return save(tensors, {"plan": plan.digest})
+
+
+def decode_model(body: bytes | memoryview, plan: Plan) -> list[npt.NDArray[Any]]:
+    """The weights of a model file in the manifest's order: read-only views into `body`.
+
+    Raises:
+        Refusal: `model_mismatch` when the file is no safetensors, is damaged, or is not of this plan.
+    """
+    return unflatten(decode_vector(body, plan), plan)
+
+
+def decode_vector(body: bytes | memoryview, plan: Plan) -> Vector:
+    """The weights of a model file as one flat vector, shape (plan.parameters,): a read-only view into `body`.
+
+    Raises:
+        Refusal: as `decode_model`.
+    """
+    start = check_header(body, len(body), plan)
+    vector = np.frombuffer(body, _WIRE, count=plan.parameters, offset=start)
+    return vector.astype(np.float32, copy=False)  # a copy on big-endian machines only
+
+
+def header_bytes(plan: Plan) -> int:
+    """How many bytes from the beginning of a model file are enough for `check_header`."""
+    return _LENGTH.size + _longest_json(plan)
+
+
+def check_header(prefix: bytes | memoryview, size_bytes: int, plan: Plan) -> int:
+    """Check by its header alone that a model file of `size_bytes` is of this plan; returns where its data begin.
+
+    Args:
+        prefix: the file's first `header_bytes(plan)` bytes, or all of a shorter file.
+
+    Raises:
+        Refusal: `model_mismatch`.
+    """
+    if len(prefix) < _LENGTH.size:
+        raise _mismatch(f"{len(prefix)} bytes are no safetensors file")
+    length: int = _LENGTH.unpack_from(prefix)[0]
+    if length > _longest_json(plan):
+        raise _mismatch(f"its header claims {length} bytes, more than this plan's can have")
+    start = _LENGTH.size + length
+    if len(prefix) < start:
+        raise _mismatch(f"it is cut off within its header, after {len(prefix)} bytes")
+    try:
+        header = json.loads(bytes(prefix[_LENGTH.size : start]))
+    except (ValueError, RecursionError) as error:
+        raise _mismatch("its header is no JSON") from error
+    for fault in _faults(header, plan):
+        raise _mismatch(fault)
+    if size_bytes != start + _WIRE.itemsize * plan.parameters:
+        raise _mismatch(f"it has {size_bytes} bytes, its header says {start + _WIRE.itemsize * plan.parameters}")
+    return start
+
+
+def flatten(weights: Weights) -> Vector:
+    """The weights as one new vector in the manifest's order, float32, shape (parameters,)."""
+    vector: Vector = np.empty(sum(weight.size for weight in weights), np.float32)
+    start = 0
+    for weight in weights:
+        vector[start : start + weight.size] = weight.reshape(-1)
+        start += weight.size
+    return vector
+
+
+def unflatten(vector: Vector, plan: Plan) -> list[npt.NDArray[Any]]:
+    """The weights that `flatten` made `vector` of, as views into it.
+
+    Raises:
+        Refusal: `model_mismatch` when the vector's length is not the plan's.
+    """
+    if vector.shape != (plan.parameters,):
+        raise _mismatch(f"the vector's shape is {vector.shape}, the plan's ({plan.parameters},)")
+    weights, start = [], 0
+    for spec in plan.weights:
+        weights.append(vector[start : start + spec.elements].reshape(spec.shape))
+        start += spec.elements
+    return weights
+
+
+def _faults(header: object, plan: Plan) -> Iterator[str]:
+    """What keeps a header from being this plan's, worst first."""
+    if not isinstance(header, dict):
+        yield "its header is no JSON object"
+        return
+    metadata = header.get("__metadata__")
+    if not isinstance(metadata, dict) or metadata.get("plan") != plan.digest:
+        yield "its metadata does not name this plan's digest"
+    names = {tensor_name(index) for index in range(len(plan.weights))}
+    if header.keys() - {"__metadata__"} != names:
+        yield f"its tensors are not named {tensor_name(0)} to {tensor_name(len(names) - 1)}"
+        return
+    start = 0
+    for index, spec in enumerate(plan.weights):
+        end = start + _WIRE.itemsize * spec.elements
+        if header[tensor_name(index)] != _entry(spec, start, end):
+            yield f"tensor {tensor_name(index)} is not {_entry(spec, start, end)}"
+        start = end
+
+
+def _entry(spec: TensorSpec, start: int, end: int) -> dict[str, object]:
+    return {"dtype": _TYPES[spec.dtype], "shape": list(spec.shape), "data_offsets": [start, end]}
+
+
+def _longest_json(plan: Plan) -> int:
+    # 100 for an entry's words and its name, 20 for any number; safetensors pads to a multiple of 8
+    return 256 + sum(100 + 20 * (2 + len(spec.shape)) for spec in plan.weights)
+
+
+def _mismatch(fault: str) -> Refusal:
+    return Refusal(Code.MODEL_MISMATCH, f"The model does not fit the plan: {fault}.")
