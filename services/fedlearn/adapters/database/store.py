@@ -153,12 +153,15 @@ class DatabaseRoundStore:
             raise _unknown_version(task, version)
         return read_version(row)
 
-    def unevaluated(self) -> ModelVersion | None:
-        query = select(model_versions).where(model_versions.c.evaluation.is_(None))
-        oldest = query.order_by(model_versions.c.created_at, model_versions.c.task, model_versions.c.version).limit(1)
+    def unevaluated(self) -> Sequence[ModelVersion]:
+        query = (
+            select(model_versions)
+            .join(tasks, tasks.c.id == model_versions.c.task)
+            .where(model_versions.c.evaluation.is_(None), tasks.c.state != "cancelled")
+            .order_by(model_versions.c.created_at, model_versions.c.task, model_versions.c.version)
+        )
         with self._database.reading() as connection:
-            row = connection.execute(oldest).mappings().one_or_none()
-        return None if row is None else read_version(row)
+            return [read_version(row) for row in connection.execute(query).mappings()]
 
     def evaluate(self, task: TaskId, version: int, metrics: Mapping[str, float]) -> None:
         unscored = update(model_versions).where(
