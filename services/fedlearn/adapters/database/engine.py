@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
+    DataError,
     DBAPIError,
     InterfaceError,
     InternalError,
@@ -23,7 +24,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from fedlearn.core.errors import Code, Outage, SetupError
+from fedlearn.core.errors import Code, Outage, Refusal, SetupError
 
 WAIT_SECONDS = 10
 """How long a call waits for a lock or for a connection before the database counts as not answering."""
@@ -88,16 +89,23 @@ class Database:
 
 def insert_new(connection: Connection, table: Table, values: Mapping[str, Any]) -> bool:
     """Insert a row unless one of that key exists; whether it was inserted. Of concurrent callers exactly one is told True."""
-    if connection.dialect.name == "sqlite":
-        return connection.execute(sqlite.insert(table).values(values).on_conflict_do_nothing()).rowcount == 1
-    return connection.execute(postgresql.insert(table).values(values).on_conflict_do_nothing()).rowcount == 1
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    statement = insert(table).values(values).on_conflict_do_nothing().returning(*table.primary_key)
+    return connection.execute(statement).first() is not None
 
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Turn a database that does not answer into an `Outage`; a fault of our own stays what it is."""
+    """Turn a database that does not answer into an `Outage`; a fault of our own stays what it is.
+
+    Raises:
+        Outage: `database_unavailable`.
+        Refusal: `bad_request` for a value that no row can hold: an integer of 70 bits, a NUL in a name.
+    """
     try:
         yield
+    except (DataError, OverflowError) as error:
+        raise Refusal(Code.BAD_REQUEST, "A name or a number of the request is none that the database can hold.") from error
     except (SQLAlchemyError, sqlite3.Error) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
         sqlite_name, sqlstate = getattr(cause, "sqlite_errorname", None), getattr(cause, "sqlstate", None)
