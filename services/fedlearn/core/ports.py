@@ -194,8 +194,8 @@ class RoundStore(Protocol):
         """
         ...
 
-    def unevaluated(self) -> ModelVersion | None:
-        """The oldest version that no evaluator has scored."""
+    def unevaluated(self) -> Sequence[ModelVersion]:
+        """The versions that no evaluator has scored, oldest first, of tasks that were not cancelled."""
         ...
 
     def evaluate(self, task: TaskId, version: int, metrics: Mapping[str, float]) -> None:

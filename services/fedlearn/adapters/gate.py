@@ -1,0 +1,60 @@
+"""Who may call which route: service accounts by role, operators by their bearer token."""
+
+import hmac
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import Header
+from starlette.concurrency import run_in_threadpool
+
+from fedlearn.adapters.identity import Caller, IdentityVerifier
+from fedlearn.config import IdentitySettings
+from fedlearn.core.errors import Code, Refusal
+
+Authorization = Annotated[str | None, Header(description="`Bearer <token>`")]
+
+
+def bearer(authorization: str | None) -> str:
+    """The token of an Authorization header.
+
+    Raises:
+        Refusal: `unauthenticated`.
+    """
+    scheme, _, token = (authorization or "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Refusal(Code.UNAUTHENTICATED, "This call needs a token: send 'Authorization: Bearer <token>'.")
+    return token.strip()
+
+
+class Gate:
+    """Checks tokens, and lets each role's routes only to its service account.
+
+    Args:
+        verifier: checks a token for this service's audience.
+        accounts: which service account plays which role, and in which namespace.
+    """
+
+    def __init__(self, verifier: IdentityVerifier, accounts: IdentitySettings) -> None:
+        self._verifier, self._accounts = verifier, accounts
+
+    def admit(self, *service_accounts: str) -> Callable[..., object]:
+        """A FastAPI dependency that gives the `Caller` if it is one of these service accounts."""
+
+        async def check(authorization: Authorization = None) -> Caller:
+            caller = await run_in_threadpool(self._verifier.verify, bearer(authorization))
+            if caller.namespace != self._accounts.namespace or caller.service_account not in service_accounts:
+                who = f"{caller.namespace}/{caller.service_account}"
+                raise Refusal(Code.FORBIDDEN, f"The service account {who} may not call this.")
+            return caller
+
+        return check
+
+
+def operator_gate(token: Callable[[], str]) -> Callable[..., object]:
+    """A FastAPI dependency that lets only the operators' bearer token pass."""
+
+    async def check(authorization: Authorization = None) -> None:
+        if not hmac.compare_digest(bearer(authorization).encode(), token().encode()):
+            raise Refusal(Code.UNAUTHENTICATED, "This is not the operators' token.")
+
+    return check

@@ -1,0 +1,160 @@
+"""The calling side of HTTP: a client of one service, with this caller's token, that turns problems back into errors."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from fedlearn.core.errors import Code, Outage, SetupError
+from fedlearn.protocol.problems import Problem, error_of
+
+Answer = TypeVar("Answer", bound=BaseModel)
+Result = TypeVar("Result")
+_REREAD_SECONDS = 10.0
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 5.0
+TICKET_HEADER = "Fedlearn-Ticket"
+
+
+class TokenFile:
+    """A token in a file that its issuer (kubelet) renews: read again every few seconds.
+
+    Raises:
+        SetupError: `setting_invalid` when the file can't be read.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path, self._clock = path, clock
+        self._read_at, self._token = -_REREAD_SECONDS, ""
+
+    def __call__(self) -> str:
+        if self._clock() - self._read_at >= _REREAD_SECONDS or not self._token:
+            try:
+                self._token = self._path.read_text().strip()
+            except OSError as error:
+                raise SetupError(Code.SETTING_INVALID, f"The token in {self._path} can't be read: {error.strerror}.") from error
+            self._read_at = self._clock()
+        return self._token
+
+
+def get_json(url: str, name: str, unreachable: Code) -> Mapping[str, Any]:
+    """GET a JSON object from a service, from a thread.
+
+    Raises:
+        Outage: `unreachable`.
+    """
+    try:
+        response = httpx.get(url, timeout=10, trust_env=False).raise_for_status()
+        found: Mapping[str, Any] = response.json()
+    except (httpx.HTTPError, ValueError) as error:
+        raise Outage(unreachable, f"The {name} does not give {url}: {error}.") from error
+    return found
+
+
+class ServiceClient:
+    """A client of the service at `base_url`.
+
+    Args:
+        name: how errors call the service.
+        token: gives the bearer token of each request, or None for anonymous calls.
+        unreachable: the code of the outage when it does not answer.
+    """
+
+    def __init__(self, base_url: str, name: str, *, token: Callable[[], str] | None = None, unreachable: Code) -> None:
+        self._name, self._token, self._unreachable = name, token, unreachable
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=60)
+        self._client = httpx.AsyncClient(base_url=base_url, limits=limits, timeout=30, trust_env=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.aclose()
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        answer: type[Answer],
+        body: BaseModel | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_seconds: float = 30.0,
+    ) -> Answer:
+        """Send one request and read its answer.
+
+        Raises:
+            Refusal: the service's own, with its code.
+            Outage: the service's own, or the client's `unreachable` code when there is no answer.
+        """
+        response = await self._send(method, path, body, headers, timeout_seconds)
+        try:
+            return answer.model_validate_json(response.content)
+        except ValidationError as error:
+            raise Outage(
+                self._unreachable, f"The {self._name} answered {method} {path} in a form that is not known."
+            ) from error
+
+    async def fetch(
+        self,
+        method: str,
+        path: str,
+        body: BaseModel | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_seconds: float = 30.0,
+    ) -> bytes:
+        """Send one request and return its answer's body (empty for 204); raises as `call`."""
+        return (await self._send(method, path, body, headers, timeout_seconds)).content
+
+    async def _send(
+        self, method: str, path: str, body: BaseModel | None, headers: Mapping[str, str] | None, timeout_seconds: float
+    ) -> httpx.Response:
+        sent: dict[str, str] = dict(headers or {})
+        if self._token is not None:
+            sent["Authorization"] = f"Bearer {self._token()}"
+        content = None
+        if body is not None:
+            content, sent["Content-Type"] = body.model_dump_json().encode(), "application/json"
+        try:
+            response = await self._client.request(method, path, content=content, headers=sent, timeout=timeout_seconds)
+        except httpx.HTTPError as error:
+            raise Outage(self._unreachable, f"The {self._name} at {self._client.base_url} does not answer: {error}.") from error
+        if response.is_success:
+            return response
+        raise self._error(method, path, response)
+
+    def _error(self, method: str, path: str, response: httpx.Response) -> Exception:
+        try:
+            return error_of(Problem.model_validate_json(response.content))
+        except ValidationError:
+            detail = f"The {self._name} answered {method} {path} with {response.status_code} and no problem."
+            return Outage(self._unreachable, detail)
+
+
+async def persist(action: Callable[[], Awaitable[Result]], *, seconds: float = math.inf) -> Result:
+    """Repeat an action while it raises `Outage`, with growing, jittered pauses; after `seconds` its outage is raised."""
+    loop = asyncio.get_running_loop()
+    give_up, pause = loop.time() + seconds, _FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            return await action()
+        except Outage:
+            if loop.time() + pause > give_up:
+                raise
+        await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads retries, protects nothing
+        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+def spawn(work: Coroutine[Any, Any, None], group: set[asyncio.Task[None]]) -> None:
+    """Start work in the background; `group` holds it while it runs, so that it can be cancelled."""
+    task = asyncio.create_task(work)
+    group.add(task)
+    task.add_done_callback(group.discard)

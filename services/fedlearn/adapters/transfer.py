@@ -1,0 +1,69 @@
+"""A device's way to object storage: GET and PUT by signed URLs, without a credential, from a thread."""
+
+import hashlib
+
+import urllib3
+
+from fedlearn.core.errors import Code, Outage, Refusal
+from fedlearn.core.ports import UploadGrant
+
+_RETRIES = urllib3.Retry(
+    total=12,
+    backoff_factor=0.2,
+    backoff_max=10,
+    backoff_jitter=0.1,
+    status_forcelist=(500, 502, 503, 504),
+    allowed_methods=None,
+    raise_on_status=False,
+)
+_TIMEOUT = urllib3.Timeout(connect=10, read=120)
+
+
+class SignedTransfer:
+    """Fetches and stores by signed URLs; one per process, safe for threads. An outage is waited out for about a minute."""
+
+    def __init__(self) -> None:
+        self._pool = urllib3.PoolManager(num_pools=4, maxsize=16, retries=_RETRIES, timeout=_TIMEOUT)
+
+    def fetch(self, url: str, *, sha256: str, size_bytes: int) -> bytes:
+        """GET an object and check it.
+
+        Raises:
+            Refusal: `model_mismatch` when length or digest differ; `forbidden` when the URL is not (or no longer) valid.
+            Outage: `storage_unavailable`.
+        """
+        response = self._request("GET", url)
+        if response.status != 200:
+            raise self._refusal(response)
+        body = response.data
+        if len(body) != size_bytes or hashlib.sha256(body).hexdigest() != sha256:
+            raise Refusal(Code.MODEL_MISMATCH, f"The model's {len(body)} bytes do not have the promised length and digest.")
+        return body
+
+    def store(self, grant: UploadGrant, body: bytes) -> None:
+        """PUT an object once; finding it there already is success, since the URL binds the digest.
+
+        Raises:
+            Refusal: `forbidden` when the URL does not allow these bytes now.
+            Outage: `storage_unavailable`.
+        """
+        response = self._request("PUT", grant.url, body=body, headers=dict(grant.headers))
+        if response.status not in (200, 201, 204, 412):
+            raise self._refusal(response)
+
+    def _request(
+        self, method: str, url: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> urllib3.BaseHTTPResponse:
+        try:
+            response = self._pool.request(method, url, body=body, headers=headers)
+        except urllib3.exceptions.HTTPError as error:
+            raise Outage(Code.STORAGE_UNAVAILABLE, f"The object storage does not answer: {error}.") from error
+        if response.status >= 500:
+            raise Outage(Code.STORAGE_UNAVAILABLE, f"The object storage answers {response.status}.")
+        return response
+
+    @staticmethod
+    def _refusal(response: urllib3.BaseHTTPResponse) -> Refusal:
+        if response.status == 404:
+            return Refusal(Code.NOT_FOUND, "The object is not there any more.")
+        return Refusal(Code.FORBIDDEN, f"The object storage refused the signed URL with {response.status}.")

@@ -1,0 +1,186 @@
+"""The serving side of HTTP: every service's app has the same problems, health, readiness, metrics and way to stop."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fedlearn import __version__
+from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal, SetupError
+from fedlearn.protocol.problems import CATALOGUE, MEDIA_TYPE, Problem, problem_of
+from fedlearn.telemetry import metrics
+from fedlearn.telemetry.logs import log
+
+_log = log(__name__)
+
+MAX_BODY_BYTES = 8 * 1024 * 1024
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+Ready = Callable[[], Awaitable[None]]
+
+
+def problems(*codes: Code) -> dict[int | str, dict[str, object]]:
+    """The OpenAPI answers of a route that may refuse with these codes."""
+    by_status: dict[int | str, list[Code]] = {}
+    for code in codes:
+        by_status.setdefault(CATALOGUE[code].status, []).append(code)
+    return {
+        status: {
+            "description": "; ".join(f"`{code}`" for code in of_status),
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status, of_status in by_status.items()
+    }
+
+
+def make_app(
+    title: str, description: str, *, lifespan: Lifespan, ready: Ready, on_stop: Callable[[], None] = lambda: None
+) -> FastAPI:
+    """An app with problems (RFC 9457) for every failure, `/healthz`, `/readyz` and `/metrics`.
+
+    Args:
+        ready: raises a FedlearnError while the service can't do its job.
+        on_stop: called as soon as the service is asked to stop, so that it can let go of the requests that it holds.
+    """
+    app = FastAPI(
+        title=title,
+        description=description,
+        version=__version__,
+        lifespan=lifespan,
+        responses={"default": {"description": "A problem (RFC 9457).", "model": Problem}},
+    )
+    app.state.on_stop = on_stop
+    app.add_middleware(_BodyLimit)
+    app.add_exception_handler(FedlearnError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_crash)
+
+    @app.get("/healthz", tags=["health"], summary="Whether the process is alive.")
+    async def healthz() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get("/readyz", tags=["health"], summary="Whether the service can do its job now.")
+    async def readyz() -> dict[str, str]:
+        await ready()
+        return {"status": "ready"}
+
+    @app.get("/metrics", tags=["health"], summary="Metrics for Prometheus.", response_class=Response)
+    def read_metrics() -> Response:
+        body, content_type = metrics.render()
+        return Response(body, media_type=content_type)
+
+    return app
+
+
+def _answer(error: FedlearnError) -> Response:
+    problem = problem_of(error)
+    headers = {"WWW-Authenticate": "Bearer"} if problem.status == 401 else {}
+    return Response(problem.model_dump_json(), problem.status, headers, MEDIA_TYPE)
+
+
+async def _on_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, FedlearnError)
+    return _answer(error)
+
+
+async def _on_invalid(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+    return _answer(Refusal(Code.BAD_REQUEST, f"The request is not as documented: {faults}."))
+
+
+async def _on_http(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = {404: Code.NOT_FOUND, 405: Code.METHOD_NOT_ALLOWED}.get(error.status_code, Code.BAD_REQUEST)
+    return _answer(Refusal(code, str(error.detail)))
+
+
+async def _on_crash(request: Request, error: Exception) -> Response:
+    _log.error("unforeseen failure", path=request.url.path, exc_info=error)
+    return _answer(Outage(Code.INTERNAL, "The service failed in a way it did not foresee."))
+
+
+class _BodyLimit:
+    """Refuses a body that is longer than any message, before it is held in memory."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if not declared.isdigit() or int(declared) > MAX_BODY_BYTES:
+            await self._refuse(scope, receive, send)
+            return
+        taken = 0
+
+        async def counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > MAX_BODY_BYTES:
+                raise Refusal(Code.BODY_TOO_LARGE, f"A body may have {MAX_BODY_BYTES} bytes.")
+            return message
+
+        await self._app(scope, counted, send)
+
+    @staticmethod
+    async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = Refusal(Code.BODY_TOO_LARGE, f"A body may have {MAX_BODY_BYTES} bytes.")
+        await _answer(refusal)(scope, receive, send)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there; port 0 takes a free one.
+
+    Raises:
+        SetupError: `port_busy`.
+    """
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise SetupError(Code.PORT_BUSY, f"Port {port} on {host} is taken: stop what holds it, or choose another.") from error
+    return listener
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_stop, self._loop = on_stop, asyncio.get_running_loop()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._loop.call_soon_threadsafe(self._on_stop)
+        super().handle_exit(sig, frame)
+
+
+async def gone(request: Request) -> None:
+    """Returns when the caller has hung up; for routes that hold a request whose body is read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        continue
+
+
+async def serve(app: FastAPI, listener: socket.socket, *, grace_seconds: int = 10) -> None:
+    """Serve until SIGTERM or SIGINT, then let running requests end for `grace_seconds`.
+
+    Raises:
+        SetupError: `service_failed` when the app could not start.
+    """
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, timeout_graceful_shutdown=grace_seconds, backlog=4096, server_header=False
+    )
+    server = _Server(config, on_stop=app.state.on_stop)
+    await server.serve(sockets=[listener])
+    if not server.started:
+        raise SetupError(Code.SERVICE_FAILED, f"{app.title} could not start; its log says why.")

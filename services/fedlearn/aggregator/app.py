@@ -1,0 +1,77 @@
+"""The secure aggregator, put together from its settings."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from fedlearn.adapters.gate import Gate
+from fedlearn.adapters.http import ServiceClient, TokenFile, get_json
+from fedlearn.adapters.identity import JwksVerifier
+from fedlearn.adapters.keyfiles import load_private_key
+from fedlearn.adapters.objects import object_store
+from fedlearn.adapters.web import listen, make_app, serve
+from fedlearn.aggregator.peers import ServerClient
+from fedlearn.aggregator.rounds import Rounds
+from fedlearn.aggregator.routes import device_routes, server_routes
+from fedlearn.config import AggregatorSettings
+from fedlearn.core.errors import Code
+from fedlearn.protocol.tickets import TicketVerifier
+from fedlearn.telemetry.logs import set_up_logs
+
+AUDIENCE = "fedlearn-aggregator"
+
+
+def build_app(settings: AggregatorSettings) -> FastAPI:
+    """The aggregator's app; its rounds are recovered from storage when it starts."""
+    client = ServiceClient(
+        settings.server_url, "server", token=TokenFile(settings.server_token_file), unreachable=Code.SERVER_UNREACHABLE
+    )
+    rounds = Rounds(
+        models=object_store(settings.storage, settings.storage.models_bucket),
+        updates=object_store(settings.storage, settings.storage.updates_bucket),
+        identity=load_private_key(settings.identity_key_file),
+        server=ServerClient(client),
+        min_cohort=settings.min_cohort,
+        upload_seconds=settings.upload_seconds,
+        workers=settings.workers,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with client:
+            recovery = asyncio.create_task(rounds.recover())
+            yield
+            recovery.cancel()
+            await rounds.stop()
+
+    app = make_app(
+        "fedlearn aggregator",
+        "Signs upload URLs, opens and folds updates, publishes models. It alone ever sees a device's update.",
+        lifespan=lifespan,
+        ready=rounds.ready,
+    )
+    identity = settings.identity
+    gate = Gate(JwksVerifier(identity.jwks, AUDIENCE, identity.issuer), identity)
+    app.include_router(server_routes(rounds, gate, settings))
+    app.include_router(
+        device_routes(
+            rounds,
+            gate,
+            TicketVerifier(lambda: get_json(f"{settings.server_url}/v1/keys", "server", Code.SERVER_UNREACHABLE)),
+            settings,
+        )
+    )
+    return app
+
+
+def main(settings: AggregatorSettings) -> None:
+    """Serve until SIGTERM.
+
+    Raises:
+        SetupError: `port_busy`, `setting_invalid`, `service_failed`.
+    """
+    set_up_logs("aggregator", settings.log_level)
+    listener = listen(settings.host, settings.port)
+    asyncio.run(serve(build_app(settings), listener))

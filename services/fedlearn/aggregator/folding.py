@@ -1,0 +1,161 @@
+"""One round's running sum: fetch an update, open and check all of it, and only then fold it.
+
+A refused update leaves the totals untouched. Of a device's updates the first that is folded counts; whatever is told twice is
+folded once. Memory is a small constant times the model, however many updates come.
+"""
+
+import hashlib
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedlearn.aggregator.layout import Descriptor, update_key
+from fedlearn.core.aggregation import WeightedSum
+from fedlearn.core.errors import Code, Refusal
+from fedlearn.core.ids import DeviceId
+from fedlearn.core.ports import ObjectStore
+from fedlearn.core.updates import Update, Vector, validate_update
+from fedlearn.protocol.envelope import UpdateContext, layout_of, open_update
+from fedlearn.protocol.plans import Plan
+from fedlearn.protocol.sealing import SealingKey
+from fedlearn.telemetry import metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Whose updates are in the sum, by digest, and whose were refused and why."""
+
+    folded: Mapping[DeviceId, str]
+    refused: Mapping[DeviceId, Code]
+
+
+class Buffers:
+    """Float32 vectors that are used again and again, one per worker at most.
+
+    Args:
+        parameters: their length.
+    """
+
+    def __init__(self, parameters: int) -> None:
+        self._parameters, self._free = parameters, list[Vector]()
+
+    def take(self) -> Vector:
+        # list.pop and list.append are atomic
+        return self._free.pop() if self._free else np.empty(self._parameters, np.float32)
+
+    def give(self, buffer: Vector) -> None:
+        self._free.append(buffer)
+
+
+class Folding:
+    """The sum of one round; its methods may be called from several threads.
+
+    Args:
+        key: the round's private sealing key.
+        updates: the updates bucket.
+    """
+
+    def __init__(self, descriptor: Descriptor, plan: Plan, key: SealingKey, updates: ObjectStore) -> None:
+        self.descriptor, self.plan, self.key = descriptor, plan, key
+        self._updates, self._buffers = updates, Buffers(plan.parameters)
+        self._lock = threading.Lock()
+        self._sum = WeightedSum(plan.parameters)
+        self._folded: dict[DeviceId, str] = {}
+        self._refused: dict[DeviceId, Code] = {}
+        self._busy: set[tuple[DeviceId, str]] = set()
+
+    @property
+    def max_update_bytes(self) -> int:
+        """No envelope of this plan is longer."""
+        return layout_of(self.plan).max_bytes
+
+    def counts(self) -> Counts:
+        with self._lock:
+            return Counts(dict(self._folded), dict(self._refused))
+
+    def folded_digest(self, device: DeviceId) -> str | None:
+        """The digest of the device's update that is in the sum."""
+        with self._lock:
+            return self._folded.get(device)
+
+    def consider(self, device: DeviceId, sha256: str) -> None:
+        """Fold the update of this device and digest, unless it is folded already.
+
+        Raises:
+            Refusal: the reason why it is not folded; the same stands in `counts`, but for `update_repeated`.
+            Outage: `storage_unavailable`; nothing has changed.
+        """
+        with self._lock:
+            counted = self._folded.get(device)
+            if counted == sha256 or (device, sha256) in self._busy:
+                return
+            if counted is not None:
+                metrics.UPDATES.labels(Code.UPDATE_REPEATED).inc()
+                raise Refusal(Code.UPDATE_REPEATED, f"Another update of {device} is counted already.")
+            self._busy.add((device, sha256))
+        buffer = self._buffers.take()
+        try:
+            update = self._open(device, sha256, buffer)
+            self._fold(device, sha256, update)
+        except Refusal as refusal:
+            with self._lock:
+                if device not in self._folded:
+                    self._refused[device] = refusal.code
+            metrics.UPDATES.labels(refusal.code).inc()
+            raise
+        finally:
+            self._buffers.give(buffer)
+            with self._lock:
+                self._busy.discard((device, sha256))
+
+    def total(self, contributors: Mapping[DeviceId, str]) -> WeightedSum:
+        """The sum over exactly these updates; what is folded already is used if it is exactly that.
+
+        Raises:
+            Refusal: when one of them can't be folded any more.
+            Outage: `storage_unavailable`.
+        """
+        with self._lock:
+            if self._folded == contributors:
+                return self._sum
+        exact = Folding(self.descriptor, self.plan, self.key, self._updates)
+        for device, sha256 in contributors.items():
+            exact.consider(device, sha256)
+        return exact._sum
+
+    def _open(self, device: DeviceId, sha256: str, buffer: Vector) -> Update:
+        descriptor = self.descriptor
+        with metrics.FETCH_SECONDS.time():
+            try:
+                blob = self._updates.get(update_key(descriptor.id, device, sha256), length=self.max_update_bytes + 1)
+            except Refusal as refusal:
+                if refusal.code is Code.NOT_FOUND:
+                    raise Refusal(Code.UPDATE_MISSING, f"The update of {device} is not in object storage.") from refusal
+                raise
+        metrics.UPDATE_BYTES.inc(len(blob))
+        if len(blob) > self.max_update_bytes:
+            raise Refusal(Code.UPDATE_TOO_LARGE, f"The plan's updates have at most {self.max_update_bytes} bytes.")
+        with metrics.FOLD_SECONDS.time():
+            if hashlib.sha256(blob).hexdigest() != sha256:
+                raise Refusal(Code.UPDATE_DIGEST, f"The update of {device} does not have the digest {sha256}.")
+            context = UpdateContext(
+                task=descriptor.task,
+                round=descriptor.round,
+                device=device,
+                plan_digest=self.plan.digest,
+                base_sha256=descriptor.base.sha256,
+            )
+            update = open_update(blob, key=self.key, context=context, plan=self.plan, out=buffer)
+            validate_update(update, parameters=self.plan.parameters, max_examples=self.plan.max_examples)
+        return update
+
+    def _fold(self, device: DeviceId, sha256: str, update: Update) -> None:
+        with self._lock, metrics.FOLD_SECONDS.time():
+            if device in self._folded:
+                raise Refusal(Code.UPDATE_REPEATED, f"Another update of {device} is counted already.")
+            self._sum.fold(update)
+            self._folded[device] = sha256
+            self._refused.pop(device, None)
+        metrics.UPDATES.labels("folded").inc()

@@ -1,0 +1,96 @@
+"""Where a round's things lie in object storage.
+
+Everything of a round stands below one prefix of the updates bucket, so that what the storage holds is enough to go on after a
+crash, and one listing is enough to sweep.
+"""
+
+import base64
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fedlearn.core.errors import Code, Refusal
+from fedlearn.core.ids import DeviceId, RoundId, TaskId, is_digest
+from fedlearn.protocol.messages import Digest, Model, RoundNumber, TaskName
+
+
+class Descriptor(BaseModel):
+    """`round.json`: all that the aggregator needs to take part in a round, in a later process as well.
+
+    Args:
+        wrapped_key: the round's private sealing key, wrapped under the aggregator's identity; deleting it closes the round's
+            updates for ever.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    version: int = 1
+    task: TaskName
+    round: RoundNumber
+    plan: dict[str, Any]
+    base: Model
+    kid: str
+    wrapped_key: Annotated[str, Field(description="base64")]
+
+    @property
+    def id(self) -> RoundId:
+        return RoundId(TaskId(self.task), self.round)
+
+    @property
+    def wrapped_key_bytes(self) -> bytes:
+        return base64.b64decode(self.wrapped_key)
+
+
+class CloseRecord(BaseModel):
+    """`closed.json`, written once: whose updates, by digest, make up the round's result."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: int = 1
+    contributors: dict[DeviceId, Digest]
+
+
+def round_prefix(round_id: RoundId) -> str:
+    return f"{round_id.task}/{round_id.number:08d}/"
+
+
+def descriptor_key(round_id: RoundId) -> str:
+    return round_prefix(round_id) + "round.json"
+
+
+def close_key(round_id: RoundId) -> str:
+    return round_prefix(round_id) + "closed.json"
+
+
+def updates_prefix(round_id: RoundId) -> str:
+    return round_prefix(round_id) + "updates/"
+
+
+def update_key(round_id: RoundId, device: DeviceId, sha256: str) -> str:
+    """The key of a device's update; it carries the digest, so another update never takes its place."""
+    return f"{updates_prefix(round_id)}{device}/{sha256}"
+
+
+def model_key(task: TaskId, number: int, sha256: str) -> str:
+    """The key of the model that round `number` publishes (0: what the submitter uploads)."""
+    return f"{task}/models/{number:08d}-{sha256}.safetensors"
+
+
+def read_round(key: str) -> RoundId | None:
+    """The round whose thing lies under this key, None for a foreign key."""
+    parts = key.split("/")
+    if len(parts) < 3 or not parts[1].isdigit():
+        return None
+    return RoundId(TaskId(parts[0]), int(parts[1]))
+
+
+def read_update(round_id: RoundId, key: str) -> tuple[DeviceId, str]:
+    """The device and the digest in an update's key.
+
+    Raises:
+        Refusal: `update_foreign` for a key that is none of this round's updates.
+    """
+    device, _, sha256 = key.removeprefix(updates_prefix(round_id)).rpartition("/")
+    if not key.startswith(updates_prefix(round_id)) or not device or not is_digest(sha256):
+        raise Refusal(Code.UPDATE_FOREIGN, f"{key!r} is no update of round {round_id}.")
+    return DeviceId(device), sha256

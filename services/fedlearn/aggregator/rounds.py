@@ -1,0 +1,347 @@
+"""The aggregator's rounds: opened, fed, closed and swept, each a function of what lies in object storage.
+
+Memory is a cache here: `recover` finds every open round again by its descriptor, folds the updates that lie there, and finishes
+a close that was begun.
+"""
+
+import asyncio
+import base64
+import json
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import ValidationError
+
+from fedlearn.adapters.http import persist, spawn
+from fedlearn.aggregator.folding import Folding
+from fedlearn.aggregator.layout import (
+    CloseRecord,
+    Descriptor,
+    close_key,
+    descriptor_key,
+    model_key,
+    read_round,
+    read_update,
+    round_prefix,
+    update_key,
+    updates_prefix,
+)
+from fedlearn.aggregator.peers import ServerClient
+from fedlearn.aggregator.publishing import Publisher
+from fedlearn.core.errors import Code, Refusal
+from fedlearn.core.ids import DeviceId, RoundId, TaskId
+from fedlearn.core.ports import ObjectStore, UploadGrant
+from fedlearn.protocol.messages import RoundOpening, RoundResult, UpdatesReport
+from fedlearn.protocol.plans import Plan, read_plan
+from fedlearn.protocol.sealing import SealingKey, SignedSealingKey
+from fedlearn.telemetry import metrics
+from fedlearn.telemetry.logs import about, log
+
+_log = log(__name__)
+Result = TypeVar("Result")
+
+
+class OpenRound:
+    """One round in memory: its sum, and whether it still takes updates."""
+
+    def __init__(self, folding: Folding) -> None:
+        self.folding = folding
+        self.accepting = True
+        self.counted = asyncio.Event()
+        self.closing: asyncio.Task[None] | None = None
+        self.published = False
+        self.folds: set[asyncio.Task[None]] = set()
+        self.work: set[asyncio.Task[None]] = set()
+
+    @property
+    def id(self) -> RoundId:
+        return self.folding.descriptor.id
+
+    @property
+    def state(self) -> Literal["open", "closing", "published"]:
+        if self.published:
+            return "published"
+        return "open" if self.accepting else "closing"
+
+
+class Rounds:
+    """All rounds of this aggregator.
+
+    Args:
+        min_cohort: no aggregate of fewer distinct devices is published.
+        upload_seconds: how long upload URLs are valid, and so how long after its end a round is swept again.
+    """
+
+    def __init__(
+        self,
+        *,
+        models: ObjectStore,
+        updates: ObjectStore,
+        identity: Ed25519PrivateKey,
+        server: ServerClient,
+        min_cohort: int,
+        upload_seconds: int,
+        workers: int,
+    ) -> None:
+        self._models, self._updates, self._identity, self._server = models, updates, identity, server
+        self._min_cohort, self._upload_seconds = min_cohort, upload_seconds
+        self._publisher = Publisher(models)
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="fold")
+        self._rounds: dict[RoundId, OpenRound] = {}
+        self._opening = asyncio.Lock()
+        self._chores: set[asyncio.Task[None]] = set()
+
+    # --- life
+
+    async def recover(self) -> None:
+        """Go on with every round whose descriptor lies in storage, and sweep what is left of others."""
+        found: dict[RoundId, bool] = {}
+        for stored in await persist(lambda: asyncio.to_thread(self._updates.list, "")):
+            if (round_id := read_round(stored.key)) is not None:
+                found[round_id] = found.get(round_id, False) or stored.key == descriptor_key(round_id)
+        for round_id, has_descriptor in found.items():
+            if not has_descriptor:
+                self._chore(self._sweep_twice(round_id))
+                continue
+            try:
+                await self._resume(round_id)
+            except Refusal as refusal:
+                _log.error("round can't be recovered", round=str(round_id), code=refusal.code, detail=refusal.detail)
+
+    async def stop(self) -> None:
+        tasks = [*self._chores, *(task for round_ in self._rounds.values() for task in self._tasks(round_))]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    async def ready(self) -> None:
+        """Raises:
+        Outage: `storage_unavailable`.
+        """
+        await asyncio.to_thread(self._updates.size, "ready")
+
+    # --- what the server asks
+
+    async def open(self, round_id: RoundId, opening: RoundOpening) -> OpenRound:
+        """Open a round, or find it open. Older rounds of the task have ended, so they are swept.
+
+        Raises:
+            Refusal: `plan_invalid`; `round_conflict` when it is open with another plan or base; `aggregator_key_lost`.
+        """
+        plan = read_plan(json.dumps(opening.plan))
+        async with self._opening:
+            for older in [known for known in self._rounds if known.task == round_id.task and known.number < round_id.number]:
+                self._chore(self._sweep_twice(older))
+                self._forget(older)
+            if round_id not in self._rounds:
+                await self._open_new(round_id, opening, plan)
+        round_ = self._rounds[round_id]
+        if round_.folding.plan.digest != plan.digest or round_.folding.descriptor.base != opening.base:
+            raise Refusal(Code.ROUND_CONFLICT, f"Round {round_id} is open with another plan or base model.")
+        return round_
+
+    async def close(self, round_id: RoundId) -> OpenRound:
+        """Begin to close; the result goes to the server by itself.
+
+        Raises:
+            Refusal: `round_unknown`; `aggregator_key_lost` when only its descriptor is left.
+        """
+        round_ = self._rounds.get(round_id) or await self._resume(round_id)
+        round_.accepting = False
+        if round_.closing is None or round_.closing.done():
+            round_.closing = asyncio.create_task(self._finish(round_))
+        return round_
+
+    async def sweep(self, round_id: RoundId) -> None:
+        """Delete what the round left, now and again once its last upload URL has expired."""
+        self._forget(round_id)
+        await self._sweep_once(round_id)
+        self._chore(self._sweep_later(round_id))
+
+    def place_model(self, task: TaskId, size_bytes: int, sha256: str) -> tuple[str, UploadGrant]:
+        """A key and a signed URL for version 0 of a task."""
+        key = model_key(task, 0, sha256)
+        return key, self._models.sign_put(key, size_bytes=size_bytes, sha256=sha256, seconds=self._upload_seconds)
+
+    # --- what devices ask
+
+    def find(self, round_id: RoundId) -> OpenRound:
+        """Raises:
+        Refusal: `update_late` when the round takes no updates (any more).
+        """
+        round_ = self._rounds.get(round_id)
+        if round_ is None or not round_.accepting:
+            raise Refusal(Code.UPDATE_LATE, f"Round {round_id} takes no updates.")
+        return round_
+
+    def signed_key(self, round_id: RoundId) -> SignedSealingKey:
+        """The round's sealing key with this aggregator's word for it; raises as `find`."""
+        return self.find(round_id).folding.key.sign(self._identity)
+
+    def grant(self, round_: OpenRound, device: DeviceId, size_bytes: int, sha256: str) -> UploadGrant:
+        """A signed URL for exactly these bytes.
+
+        Raises:
+            Refusal: `update_too_large`, or `update_repeated` when another update of the device is counted.
+        """
+        if size_bytes > round_.folding.max_update_bytes:
+            raise Refusal(Code.UPDATE_TOO_LARGE, f"An update of this plan has at most {round_.folding.max_update_bytes} bytes.")
+        counted = round_.folding.folded_digest(device)
+        if counted not in (None, sha256):
+            metrics.UPDATES.labels(Code.UPDATE_REPEATED).inc()
+            raise Refusal(Code.UPDATE_REPEATED, f"An update of {device} is counted already.")
+        key = update_key(round_.id, device, sha256)
+        return self._updates.sign_put(key, size_bytes=size_bytes, sha256=sha256, seconds=self._upload_seconds)
+
+    def uploaded(self, round_: OpenRound, device: DeviceId, sha256: str) -> None:
+        """Take the hint that an update lies in storage."""
+        spawn(self._fold(round_, device, sha256), round_.folds)
+
+    # --- opening and recovery
+
+    async def _open_new(self, round_id: RoundId, opening: RoundOpening, plan: Plan) -> None:
+        key = await self._in_thread(SealingKey.generate, round_id)
+        descriptor = Descriptor(
+            task=round_id.task,
+            round=round_id.number,
+            plan=opening.plan,
+            base=opening.base,
+            kid=key.kid,
+            wrapped_key=base64.b64encode(key.wrap(self._identity)).decode(),
+        )
+        written = await self._in_thread(self._updates.put_once, descriptor_key(round_id), descriptor.model_dump_json().encode())
+        if not written:
+            await self._resume(round_id)
+            return
+        self._begin(Folding(descriptor, plan, key, self._updates))
+
+    async def _resume(self, round_id: RoundId) -> OpenRound:
+        try:
+            body = await self._in_thread(self._updates.get, descriptor_key(round_id))
+            descriptor = Descriptor.model_validate_json(body)
+        except (Refusal, ValidationError) as error:
+            raise Refusal(Code.ROUND_UNKNOWN, f"Round {round_id} has no readable descriptor in storage.") from error
+        key = SealingKey.unwrap(self._identity, descriptor.wrapped_key_bytes, round_id)
+        round_ = self._begin(Folding(descriptor, read_plan(json.dumps(descriptor.plan)), key, self._updates))
+        _log.info("round recovered", round=str(round_id))
+        if await self._in_thread(self._updates.size, close_key(round_id)) is not None:
+            await self.close(round_id)
+        else:
+            await self._fold_stored(round_, wait=False)
+        return round_
+
+    def _begin(self, folding: Folding) -> OpenRound:
+        round_ = self._rounds[folding.descriptor.id] = OpenRound(folding)
+        spawn(self._report(round_), round_.work)
+        return round_
+
+    # --- folding
+
+    async def _fold(self, round_: OpenRound, device: DeviceId, sha256: str) -> None:
+        with about(round=str(round_.id), device=device):
+            try:
+                await persist(lambda: self._in_thread(round_.folding.consider, device, sha256))
+            except Refusal as refusal:
+                _log.warning("update refused", code=refusal.code, detail=refusal.detail)
+            round_.counted.set()
+
+    async def _fold_stored(self, round_: OpenRound, *, wait: bool) -> None:
+        """Fold what lies in storage, hinted at or not."""
+        stored = await persist(lambda: self._in_thread(self._updates.list, updates_prefix(round_.id)))
+        for update in stored:
+            device, sha256 = read_update(round_.id, update.key)
+            if round_.folding.folded_digest(device) is None:
+                spawn(self._fold(round_, device, sha256), round_.folds)
+        if wait:
+            await asyncio.gather(*round_.folds)
+
+    async def _report(self, round_: OpenRound) -> None:
+        """Tell the server who is counted; what gathers while one report is under way goes into the next."""
+        while not round_.published:
+            await round_.counted.wait()
+            round_.counted.clear()
+            counts = round_.folding.counts()
+            report = UpdatesReport(reported=tuple(counts.folded), refused={**counts.refused})
+            try:
+                await persist(partial(self._server.report_updates, round_.id, report))
+            except Refusal as refusal:
+                _log.warning("the server takes no report", round=str(round_.id), code=refusal.code, detail=refusal.detail)
+                return
+
+    # --- closing
+
+    async def _finish(self, round_: OpenRound) -> None:
+        with about(round=str(round_.id)), metrics.PUBLISH_SECONDS.time():
+            try:
+                result = await persist(lambda: self._result(round_))
+                await persist(lambda: self._server.report_result(round_.id, result))
+                round_.published = True
+                _log.info("model published", version=result.model.version, contributors=len(result.contributors))
+            except Refusal as refusal:
+                _log.error("round has no result", code=refusal.code, detail=refusal.detail)
+                await self._tell_failure(round_.id, refusal)
+
+    async def _result(self, round_: OpenRound) -> RoundResult:
+        record = await self._close_record(round_)
+        if len(record.contributors) < self._min_cohort:
+            raise Refusal(
+                Code.COHORT_TOO_SMALL,
+                f"{len(record.contributors)} devices are in; no aggregate of fewer than {self._min_cohort} is published.",
+            )
+        folding = round_.folding
+        total = await self._in_thread(folding.total, record.contributors)
+        return await self._in_thread(
+            self._publisher.publish, folding.descriptor, folding.plan, total, sorted(record.contributors)
+        )
+
+    async def _close_record(self, round_: OpenRound) -> CloseRecord:
+        key = close_key(round_.id)
+        if await self._in_thread(self._updates.size, key) is None:
+            await self._fold_stored(round_, wait=True)
+            record = CloseRecord(contributors=dict(round_.folding.counts().folded))
+            if await self._in_thread(self._updates.put_once, key, record.model_dump_json().encode()):
+                return record
+        return CloseRecord.model_validate_json(await self._in_thread(self._updates.get, key))
+
+    async def _tell_failure(self, round_id: RoundId, refusal: Refusal) -> None:
+        try:
+            await persist(lambda: self._server.report_failure(round_id, refusal))
+        except Refusal as answer:
+            _log.warning("the server takes no failure", code=answer.code, detail=answer.detail)
+
+    # --- sweeping
+
+    async def _sweep_twice(self, round_id: RoundId) -> None:
+        await persist(lambda: self._sweep_once(round_id))
+        await self._sweep_later(round_id)
+
+    async def _sweep_later(self, round_id: RoundId) -> None:
+        await asyncio.sleep(self._upload_seconds)
+        await persist(lambda: self._sweep_once(round_id))
+
+    async def _sweep_once(self, round_id: RoundId) -> None:
+        stored = await self._in_thread(self._updates.list, round_prefix(round_id))
+        keys = sorted((update.key for update in stored), key=lambda key: key != descriptor_key(round_id))
+        await self._in_thread(self._updates.delete, keys)
+
+    def _forget(self, round_id: RoundId) -> None:
+        round_ = self._rounds.pop(round_id, None)
+        if round_ is not None:
+            for task in self._tasks(round_):
+                task.cancel()
+
+    # --- tasks and threads
+
+    @staticmethod
+    def _tasks(round_: OpenRound) -> list[asyncio.Task[None]]:
+        return [*round_.folds, *round_.work, *([round_.closing] if round_.closing is not None else [])]
+
+    def _chore(self, work: Coroutine[Any, Any, None]) -> None:
+        spawn(work, self._chores)
+
+    async def _in_thread(self, call: Callable[..., Result], *arguments: object) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)

@@ -1,0 +1,113 @@
+"""The aggregator's API: rounds for the server, keys and uploads for devices."""
+
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header
+from starlette.concurrency import run_in_threadpool
+
+from fedlearn.adapters.gate import Gate
+from fedlearn.adapters.http import TICKET_HEADER
+from fedlearn.adapters.identity import Caller
+from fedlearn.adapters.web import problems
+from fedlearn.aggregator.rounds import OpenRound, Rounds
+from fedlearn.config import AggregatorSettings
+from fedlearn.core.errors import Code, Refusal
+from fedlearn.core.ids import DeviceId, RoundId, TaskId, device_id
+from fedlearn.core.ports import UploadGrant
+from fedlearn.protocol.messages import (
+    ModelUpload,
+    ModelUploadRequest,
+    RoundNumber,
+    RoundOpen,
+    RoundOpening,
+    TaskName,
+    Upload,
+    UploadDone,
+    UploadRequest,
+)
+from fedlearn.protocol.sealing import SignedSealingKey
+from fedlearn.protocol.tickets import TicketVerifier
+
+TicketHeader = Annotated[str, Header(alias=TICKET_HEADER, max_length=4096, description="The assignment's ticket.")]
+
+
+def server_routes(rounds: Rounds, gate: Gate, settings: AggregatorSettings) -> APIRouter:
+    """What only the server's identity may call."""
+    router = APIRouter(prefix="/v1", tags=["server"], dependencies=[Depends(gate.admit(settings.identity.server))])
+    refusals = (Code.UNAUTHENTICATED, Code.FORBIDDEN, Code.STORAGE_UNAVAILABLE)
+
+    @router.put(
+        "/rounds/{task}/{number}",
+        summary="Open a round.",
+        responses=problems(*refusals, Code.PLAN_INVALID, Code.ROUND_CONFLICT, Code.AGGREGATOR_KEY_LOST),
+    )
+    async def open_round(task: TaskName, number: RoundNumber, opening: RoundOpening) -> RoundOpen:
+        return _shown(await rounds.open(RoundId(TaskId(task), number), opening))
+
+    @router.post(
+        "/rounds/{task}/{number}/close",
+        status_code=202,
+        summary="Close a round: the result is reported to the server.",
+        responses=problems(*refusals, Code.ROUND_UNKNOWN, Code.AGGREGATOR_KEY_LOST),
+    )
+    async def close_round(task: TaskName, number: RoundNumber) -> RoundOpen:
+        return _shown(await rounds.close(RoundId(TaskId(task), number)))
+
+    @router.delete(
+        "/rounds/{task}/{number}", status_code=204, summary="Sweep a round that has ended.", responses=problems(*refusals)
+    )
+    async def sweep_round(task: TaskName, number: RoundNumber) -> None:
+        await rounds.sweep(RoundId(TaskId(task), number))
+
+    @router.post("/models", summary="A place for version 0 of a task.", responses=problems(*refusals))
+    async def place_model(request: ModelUploadRequest) -> ModelUpload:
+        key, grant = rounds.place_model(TaskId(request.task), request.size_bytes, request.sha256)
+        return ModelUpload(key=key, url=grant.url, headers=dict(grant.headers), valid_seconds=settings.upload_seconds)
+
+    return router
+
+
+def device_routes(rounds: Rounds, gate: Gate, tickets: TicketVerifier, settings: AggregatorSettings) -> APIRouter:
+    """What devices call, each with its own token and the ticket of its assignment."""
+    router = APIRouter(prefix="/v1/rounds/{task}/{number}", tags=["devices"])
+    Device = Annotated[Caller, Depends(gate.admit(settings.identity.device))]  # noqa: N806 - a type
+    refusals = (Code.UNAUTHENTICATED, Code.FORBIDDEN, Code.TICKET_INVALID, Code.UPDATE_LATE)
+
+    async def admitted(task: str, number: int, caller: Caller, slot: int | None, ticket: str) -> tuple[OpenRound, DeviceId]:
+        device = device_id(caller.pod, slot)
+        granted = await run_in_threadpool(tickets.verify, ticket, device=device, task=task, round=number, now=time.time())
+        round_ = rounds.find(RoundId(TaskId(task), number))
+        folding = round_.folding
+        if (granted.plan_digest, granted.base_sha256) != (folding.plan.digest, folding.descriptor.base.sha256):
+            raise Refusal(Code.TICKET_FOREIGN, "The ticket is for another plan or base model than the round's.")
+        return round_, device
+
+    @router.get("/sealing-key", summary="What updates of this round are sealed to.", responses=problems(*refusals))
+    async def sealing_key(task: TaskName, number: RoundNumber, _caller: Device) -> SignedSealingKey:
+        return rounds.signed_key(RoundId(TaskId(task), number))
+
+    @router.post(
+        "/uploads",
+        summary="Ask where an update may go.",
+        responses=problems(*refusals, Code.UPDATE_TOO_LARGE, Code.UPDATE_REPEATED),
+    )
+    async def grant(
+        task: TaskName, number: RoundNumber, request: UploadRequest, caller: Device, ticket: TicketHeader
+    ) -> Upload:
+        round_, device = await admitted(task, number, caller, request.slot, ticket)
+        given: UploadGrant = rounds.grant(round_, device, request.size_bytes, request.sha256)
+        return Upload(url=given.url, headers=dict(given.headers), valid_seconds=settings.upload_seconds)
+
+    @router.post(
+        "/uploads/done", status_code=202, summary="Hint that an update lies in storage.", responses=problems(*refusals)
+    )
+    async def done(task: TaskName, number: RoundNumber, hint: UploadDone, caller: Device, ticket: TicketHeader) -> None:
+        round_, device = await admitted(task, number, caller, hint.slot, ticket)
+        rounds.uploaded(round_, device, hint.sha256)
+
+    return router
+
+
+def _shown(round_: OpenRound) -> RoundOpen:
+    return RoundOpen(task=round_.id.task, round=round_.id.number, kid=round_.folding.key.kid, state=round_.state)

@@ -1,0 +1,135 @@
+"""Typed settings of the services, from `FEDLEARN_*` environment variables (nested groups by `__`), checked at boot.
+
+`FEDLEARN_STORAGE__ENDPOINT_URL` is `storage.endpoint_url`, and so on.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from fedlearn.core.errors import Code, SetupError
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StorageSettings(_Group):
+    """An S3-compatible object storage, seen with one role's credential."""
+
+    endpoint_url: str | None = Field(None, description="Its address for this service; none for AWS' own.")
+    public_endpoint_url: str | None = Field(
+        None, description="Its address as devices reach it, since a signature covers the host. Default: endpoint_url."
+    )
+    region: str = Field("us-east-1", description="The region that signatures name.")
+    access_key: str | None = Field(None, description="This role's access key; none to use the machine's own (IRSA).")
+    secret_key: SecretStr | None = Field(None, description="This role's secret key.")
+    models_bucket: str = Field("fedlearn-models", description="Holds plans, model versions and server-optimizer state.")
+    updates_bucket: str = Field("fedlearn-updates", description="Holds sealed updates of running rounds.")
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.access_key is None) != (self.secret_key is None):
+            raise ValueError("access_key and secret_key go together")
+        return self
+
+
+class IdentitySettings(_Group):
+    """How callers' tokens are checked, and which service accounts play which role."""
+
+    mode: Literal["jwks"] = Field("jwks", description="jwks: against the issuer's public keys.")
+    jwks: str = Field(description="Where the issuer's public keys are: a file or an http(s) URL.")
+    issuer: str | None = Field(None, description="What `iss` must be; none to accept any issuer of these keys.")
+    namespace: str = Field("fedlearn", description="The namespace that all callers live in.")
+    server: str = Field("fedlearn-server", description="The server's service account.")
+    aggregator: str = Field("fedlearn-aggregator", description="The aggregator's service account.")
+    device: str = Field("fedlearn-device", description="The devices' service account.")
+    evaluator: str = Field("fedlearn-evaluator", description="The evaluator's service account.")
+
+
+class _Service(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="FEDLEARN_", env_nested_delimiter="__", extra="ignore", frozen=True)
+
+    host: str = Field("127.0.0.1", description="The address to listen on.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The least level that is logged.")
+
+
+class ServerSettings(_Service):
+    """The main server."""
+
+    port: Port = Field(8000, description="The port to listen on.")
+    database_url: str = Field("sqlite:///fedlearn.db", description="SQLite (WAL) or postgresql+psycopg://…")
+    storage: StorageSettings = Field(description="With the server's credential: it reads models and nothing else.")
+    identity: IdentitySettings
+    aggregator_url: str = Field("http://127.0.0.1:8003", description="The aggregator's address.")
+    aggregator_token_file: Path = Field(description="This server's token for the aggregator (audience fedlearn-aggregator).")
+    operator_token_file: Path = Field(description="The bearer token of operators; it changes tasks.")
+    ticket_grace_seconds: float = Field(60.0, ge=0, le=3600, description="How long a ticket outlives its round's deadline.")
+    max_checkin_seconds: float = Field(60.0, ge=0, le=300, description="The longest that a check-in is held.")
+
+
+class AggregatorSettings(_Service):
+    """The secure aggregator."""
+
+    port: Port = Field(8003, description="The port to listen on.")
+    storage: StorageSettings = Field(description="With the aggregator's credential: it reads and writes both buckets.")
+    identity: IdentitySettings
+    server_url: str = Field("http://127.0.0.1:8000", description="The server's address.")
+    server_token_file: Path = Field(description="This aggregator's token for the server (audience fedlearn-server).")
+    identity_key_file: Path = Field(description="Its Ed25519 identity (PEM): it signs and wraps every round's sealing key.")
+    min_cohort: int = Field(2, ge=1, le=100_000, description="It publishes no aggregate of fewer distinct devices.")
+    upload_seconds: int = Field(900, ge=10, le=86400, description="How long a signed upload URL is valid.")
+    workers: int = Field(2, ge=1, le=64, description="Updates that are fetched and opened at once.")
+
+
+class DeviceSettings(_Service):
+    """A process that hosts one device or several."""
+
+    port: Port = Field(8001, description="The port of its health, readiness and metrics.")
+    server_url: str = Field("http://127.0.0.1:8000", description="The server's address.")
+    server_token_file: Path = Field(description="Its token for the server (audience fedlearn-server).")
+    aggregator_url: str = Field("http://127.0.0.1:8003", description="The aggregator's address, never taken from the server.")
+    aggregator_token_file: Path = Field(description="Its token for the aggregator (audience fedlearn-aggregator).")
+    aggregator_identity_file: Path = Field(description="The aggregator's public identity key (PEM).")
+    dataset: str = Field("mnist", min_length=1, description="What its shards are of; a task of another dataset passes it by.")
+    shards: Path = Field(description="A shard's directory, or with `count` a directory of directories 0, 1, …")
+    count: int | None = Field(None, ge=1, le=4096, description="How many devices it hosts; none for one, without slots.")
+    first_shard: int = Field(0, ge=0, description="With `count`: the name of the first device's directory.")
+    learner: Literal["keras", "synthetic"] = Field("keras", description="synthetic: random deltas, for load and chaos.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Makes local training repeatable.")
+    checkin_seconds: float = Field(30.0, gt=0, le=300, description="How long one check-in may be held.")
+
+
+class EvaluatorSettings(_Service):
+    """What scores each version on the test set."""
+
+    port: Port = Field(8004, description="The port of its health, readiness and metrics.")
+    server_url: str = Field("http://127.0.0.1:8000", description="The server's address.")
+    server_token_file: Path = Field(description="Its token for the server (audience fedlearn-server).")
+    dataset: str = Field("mnist", description="The test set.")
+    data_dir: Path | None = Field(None, description="A directory with the dataset; none to look where `fedlearn data` does.")
+    learner: Literal["keras", "synthetic"] = Field("keras", description="synthetic: made-up figures, for load and chaos.")
+
+
+Settings = TypeVar("Settings", bound=_Service)
+
+
+def load(kind: type[Settings], **given: Any) -> Settings:
+    """Read a service's settings; `given` values win over the environment's.
+
+    Raises:
+        SetupError: `setting_invalid`, naming every faulty setting.
+    """
+    try:
+        return kind(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        faults = "; ".join(f"{_variable(e['loc'])}: {e['msg']}" for e in error.errors())
+        raise SetupError(Code.SETTING_INVALID, f"These settings are missing or wrong: {faults}.") from error
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    return "FEDLEARN_" + "__".join(str(part) for part in location).upper()

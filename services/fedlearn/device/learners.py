@@ -1,0 +1,19 @@
+"""Which learner a device uses, by its setting. Keras is imported only by the process that trains with it."""
+
+from typing import Literal
+
+from fedlearn import __version__
+from fedlearn.device.workshop import LearnerFactory
+
+
+def learner_factory(kind: Literal["keras", "synthetic"]) -> tuple[LearnerFactory, str]:
+    """How to make a learner of a plan, and what runs it, in words."""
+    if kind == "synthetic":
+        from fedlearn.learning.synthetic import SyntheticLearner
+
+        return SyntheticLearner, f"fedlearn {__version__}, synthetic"
+    from fedlearn.learning.models import framework, use_one_core
+    from fedlearn.learning.training import KerasLearner
+
+    use_one_core()
+    return KerasLearner, f"fedlearn {__version__}, {framework()}"

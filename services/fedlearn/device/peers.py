@@ -1,0 +1,71 @@
+"""The server and the aggregator as a device sees them."""
+
+from fedlearn.adapters.http import TICKET_HEADER, ServiceClient
+from fedlearn.core.ids import RoundId, TaskId
+from fedlearn.core.ports import UploadGrant
+from fedlearn.protocol.messages import (
+    Acceptance,
+    Assignment,
+    CheckIn,
+    CheckInAnswer,
+    ComeBack,
+    DropOut,
+    Evaluation,
+    EvaluationJob,
+    Upload,
+    UploadDone,
+    UploadRequest,
+)
+from fedlearn.protocol.plans import Plan, read_plan
+from fedlearn.protocol.sealing import SignedSealingKey
+
+_SLACK_SECONDS = 15.0
+
+
+class ServerClient:
+    """Each call raises what `ServiceClient.call` raises."""
+
+    def __init__(self, client: ServiceClient) -> None:
+        self._client = client
+
+    async def check_in(self, checkin: CheckIn) -> Assignment | ComeBack:
+        """Held by the server for up to `checkin.wait_seconds`."""
+        patience = checkin.wait_seconds + _SLACK_SECONDS
+        return (await self._client.call("POST", "/v1/checkins", CheckInAnswer, checkin, timeout_seconds=patience)).root
+
+    async def accept(self, round_id: RoundId, slot: int | None) -> None:
+        await self._client.fetch("POST", f"/v1/rounds/{round_id}/acceptances", Acceptance(slot=slot))
+
+    async def drop_out(self, round_id: RoundId, dropout: DropOut) -> None:
+        await self._client.fetch("POST", f"/v1/rounds/{round_id}/dropouts", dropout)
+
+    async def plan(self, digest: str) -> Plan:
+        """The plan of this digest; a plan that is not allowed here raises `plan_invalid`, whatever the server thinks of it."""
+        return read_plan(await self._client.fetch("GET", f"/v1/plans/{digest}"))
+
+    async def next_evaluation(self, dataset: str, wait_seconds: float) -> EvaluationJob | None:
+        path = f"/v1/evaluations/next?dataset={dataset}&wait_seconds={wait_seconds}"
+        body = await self._client.fetch("GET", path, timeout_seconds=wait_seconds + _SLACK_SECONDS)
+        return EvaluationJob.model_validate_json(body) if body else None
+
+    async def evaluate(self, task: TaskId, version: int, evaluation: Evaluation) -> None:
+        await self._client.fetch("PUT", f"/v1/evaluations/{task}/{version}", evaluation)
+
+
+class AggregatorClient:
+    """Each call raises what `ServiceClient.call` raises."""
+
+    def __init__(self, client: ServiceClient) -> None:
+        self._client = client
+
+    async def sealing_key(self, round_id: RoundId) -> SignedSealingKey:
+        """As the aggregator sent it: the caller verifies it."""
+        return await self._client.call("GET", f"/v1/rounds/{round_id}/sealing-key", SignedSealingKey)
+
+    async def place(self, round_id: RoundId, request: UploadRequest, ticket: str) -> UploadGrant:
+        path = f"/v1/rounds/{round_id}/uploads"
+        upload = await self._client.call("POST", path, Upload, request, headers={TICKET_HEADER: ticket})
+        return UploadGrant(upload.url, upload.headers)
+
+    async def done(self, round_id: RoundId, hint: UploadDone, ticket: str) -> None:
+        await self._client.fetch("POST", f"/v1/rounds/{round_id}/uploads/done", hint, headers={TICKET_HEADER: ticket})

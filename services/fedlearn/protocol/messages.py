@@ -1,0 +1,277 @@
+"""The messages of the three services, under `/v1`.
+
+Durations are seconds and never wall-clock deadlines, since devices' clocks are wrong; sizes are bytes; digests are SHA-256 in
+hexadecimal; stored times are UTC, ISO 8601.
+"""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel
+
+from fedlearn.core.errors import Code
+from fedlearn.core.rounds import ModelRef, RoundPolicy
+
+Digest = Annotated[
+    str, Field(pattern=r"^[0-9a-f]{64}$", examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"])
+]
+TaskName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", examples=["mnist-2nn"])]
+RoundNumber = Annotated[int, Field(ge=1, le=2**31, examples=[1])]
+DeviceName = Annotated[str, Field(min_length=1, max_length=260, examples=["fedlearn-device-0", "fedlearn-device-0/3"])]
+Slot = Annotated[int | None, Field(ge=0, lt=4096, description="Which of the devices of this process; none if it is one.")]
+Size = Annotated[int, Field(ge=1, le=2**40, description="bytes")]
+MAX_DEVICES_A_ROUND = 100_000
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def timestamp(seconds: float) -> datetime:
+    """A stored time (seconds since the epoch) as it is shown: UTC."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+class Model(Message):
+    """One version of a task's global model."""
+
+    version: Annotated[int, Field(ge=0)]
+    key: Annotated[str, Field(min_length=1, max_length=1024)]
+    sha256: Digest
+    size_bytes: Size
+
+    @classmethod
+    def of(cls, ref: ModelRef) -> "Model":
+        return cls(version=ref.version, key=ref.key, sha256=ref.sha256, size_bytes=ref.size_bytes)
+
+    def ref(self) -> ModelRef:
+        return ModelRef(self.version, self.key, self.sha256, self.size_bytes)
+
+
+# --- device and server
+
+
+class CheckIn(Message):
+    """A device offers itself, and is answered when there is work or `wait_seconds` are over."""
+
+    slot: Slot = None
+    dataset: Annotated[str, Field(min_length=1, max_length=200, examples=["mnist"])]
+    examples: Annotated[int, Field(ge=1, le=100_000_000, description="How many examples its shard trains on.")]
+    holdout_examples: Annotated[int, Field(ge=0, le=100_000_000)] = 0
+    runtime: Annotated[str, Field(max_length=200, examples=["fedlearn 0.1.0, keras 3.12, tensorflow 2.21"])] = ""
+    wait_seconds: Annotated[float, Field(ge=0, le=300)] = 30.0
+
+
+class Assignment(Message):
+    """A device's part in a round, given again at each check-in until it has reported, dropped out or been released."""
+
+    kind: Literal["assignment"] = "assignment"
+    task: TaskName
+    round: RoundNumber
+    device: DeviceName
+    plan_digest: Digest
+    model: Model
+    model_url: str
+    seconds_left: Annotated[float, Field(description="Until the round's reporting deadline, counted from this answer.")]
+    ticket: Annotated[str, Field(description="What the aggregator wants to see beside the device's own token.")]
+
+
+class ComeBack(Message):
+    """No work now (pace steering)."""
+
+    kind: Literal["come_back"] = "come_back"
+    after_seconds: Annotated[float, Field(ge=0)]
+
+
+class CheckInAnswer(RootModel[Annotated[Assignment | ComeBack, Field(discriminator="kind")]]):
+    """What a check-in is answered with."""
+
+
+class Acceptance(Message):
+    """The device has its assignment and starts."""
+
+    slot: Slot = None
+
+
+class DropOut(Message):
+    """The device will not report in this round."""
+
+    slot: Slot = None
+    code: Literal[Code.TRAINING_FAILED, Code.DEVICE_STOPPING, Code.SHARD_INVALID, Code.MODEL_MISMATCH, Code.PLAN_INVALID,
+                  Code.SEALING_KEY_UNTRUSTED, Code.UPDATE_LATE, Code.STORAGE_UNAVAILABLE, Code.INTERNAL]  # fmt: skip
+    detail: Annotated[str, Field(max_length=1000)] = ""
+
+
+# --- device and aggregator
+
+
+class UploadRequest(Message):
+    """So many bytes with this digest are ready: where may they go?"""
+
+    slot: Slot = None
+    size_bytes: Size
+    sha256: Digest
+
+
+class Upload(Message):
+    """A pre-signed PUT: these headers and no other bytes, once."""
+
+    url: str
+    headers: dict[str, str]
+    valid_seconds: float
+
+
+class UploadDone(Message):
+    """A hint that an update lies in storage; what counts is sealed inside it."""
+
+    slot: Slot = None
+    sha256: Digest
+
+
+# --- server and aggregator
+
+
+class RoundOpening(Message):
+    """What the aggregator needs to know of a round; it keeps it in the round's descriptor."""
+
+    plan: dict[str, Any]
+    base: Model
+    reporting_seconds: Annotated[float, Field(gt=0, le=30 * 86400)]
+
+
+class RoundOpen(Message):
+    task: TaskName
+    round: RoundNumber
+    kid: Annotated[str, Field(description="The round's sealing key.")]
+    state: Literal["open", "closing", "published"]
+
+
+class UpdatesReport(Message):
+    """Whose updates are folded and whose were refused, up to now; it holds all of the round, so it may be repeated."""
+
+    reported: Annotated[tuple[DeviceName, ...], Field(max_length=MAX_DEVICES_A_ROUND)]
+    refused: Annotated[dict[DeviceName, Code], Field(max_length=MAX_DEVICES_A_ROUND)]
+
+
+class RoundResult(Message):
+    """A published model, and weighted means over its contributors; never one device's figures."""
+
+    model: Model
+    contributors: Annotated[tuple[DeviceName, ...], Field(max_length=MAX_DEVICES_A_ROUND)]
+    examples: Annotated[int, Field(ge=1)]
+    metrics: dict[str, float]
+
+
+class RoundFailure(Message):
+    code: Code
+    detail: Annotated[str, Field(max_length=1000)] = ""
+
+
+class ModelUploadRequest(Message):
+    """The server asks for a place for version 0 of a task, on behalf of the operator who submits it."""
+
+    task: TaskName
+    size_bytes: Size
+    sha256: Digest
+
+
+class ModelUpload(Upload):
+    key: str
+
+
+class JsonWebKeys(Message):
+    keys: list[dict[str, str]]
+
+
+# --- operator, evaluator and server
+
+
+class Policy(Message):
+    """What a task demands of its rounds; see `core.rounds.RoundPolicy`."""
+
+    goal: Annotated[int, Field(ge=1, le=MAX_DEVICES_A_ROUND, description="How many reports finish a round.")] = 3
+    over_selection: Annotated[float, Field(ge=1, le=10, description="Devices selected for each report wanted.")] = 1.0
+    min_fraction: Annotated[float, Field(gt=0, le=1, description="Of the goal: fewer abandon the round.")] = 0.8
+    selection_timeout_seconds: Annotated[float, Field(gt=0, le=86400)] = 60.0
+    reporting_timeout_seconds: Annotated[float, Field(gt=0, le=30 * 86400)] = 600.0
+    aggregation_timeout_seconds: Annotated[float, Field(gt=0, le=86400)] = 600.0
+
+    def domain(self) -> RoundPolicy:
+        return RoundPolicy(**self.model_dump())
+
+
+class TaskSubmission(Message):
+    task: TaskName
+    plan: dict[str, Any]
+    policy: Policy = Policy()
+    rounds: Annotated[int | None, Field(ge=1, le=1_000_000, description="Committed rounds that complete the task.")] = None
+    target_accuracy: Annotated[float | None, Field(gt=0, le=1, description="Reaching it completes the task.")] = None
+    model_size_bytes: Size
+    model_sha256: Digest
+
+
+class TaskAccepted(Message):
+    """Upload version 0 there, then start the task."""
+
+    task: TaskName
+    plan_digest: Digest
+    upload: Upload
+
+
+class TaskView(Message):
+    task: TaskName
+    state: Literal["waiting_for_model", "running", "completed", "failed", "cancelled"]
+    plan_digest: Digest
+    policy: Policy
+    rounds: int | None
+    target_accuracy: float | None
+    created_at: datetime
+    model: Model | None
+
+
+class ParticipantView(Message):
+    device: DeviceName
+    standing: str
+    code: Code | None
+
+
+class RoundView(Message):
+    task: TaskName
+    round: RoundNumber
+    phase: str
+    reason: Code | None
+    base_version: int
+    opened_at: datetime
+    seconds: Annotated[float, Field(description="Since it was opened, or from opening to its end.")]
+    phase_seconds: dict[str, float]
+    participants: tuple[ParticipantView, ...]
+    model: Model | None
+    examples: int | None
+    metrics: Annotated[dict[str, float], Field(description="Weighted hold-out means of the version it started from.")]
+
+
+class VersionView(Message):
+    task: TaskName
+    model: Model
+    round: int | None
+    created_at: datetime
+    evaluation: dict[str, float] | None
+
+
+class Download(Message):
+    model: Model
+    url: str
+    valid_seconds: float
+
+
+class EvaluationJob(Message):
+    """A version that nobody has scored yet."""
+
+    task: TaskName
+    plan_digest: Digest
+    model: Model
+    model_url: str
+
+
+class Evaluation(Message):
+    metrics: Annotated[dict[str, float], Field(min_length=1, max_length=100)]

@@ -1,0 +1,86 @@
+"""The server, put together from its settings."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import numpy as np
+from fastapi import FastAPI
+
+from fedlearn.adapters.database import DatabaseRoundStore
+from fedlearn.adapters.gate import Gate
+from fedlearn.adapters.http import ServiceClient, TokenFile
+from fedlearn.adapters.identity import JwksVerifier
+from fedlearn.adapters.objects import object_store
+from fedlearn.adapters.web import listen, make_app, serve
+from fedlearn.config import ServerSettings
+from fedlearn.core.errors import Code
+from fedlearn.protocol.tickets import TicketSigner, make_signing_key
+from fedlearn.server.coordinator import Coordinator
+from fedlearn.server.fleet import Fleet
+from fedlearn.server.peers import AggregatorClient
+from fedlearn.server.routes.aggregator import aggregator_routes
+from fedlearn.server.routes.devices import device_routes
+from fedlearn.server.routes.evaluator import evaluator_routes
+from fedlearn.server.routes.operators import operator_routes
+from fedlearn.server.runner import Surroundings
+from fedlearn.telemetry.logs import set_up_logs
+
+AUDIENCE = "fedlearn-server"
+
+
+def build_app(settings: ServerSettings) -> FastAPI:
+    """The server's app; its database is migrated here, its rounds go on when the app starts."""
+    store = DatabaseRoundStore(settings.database_url)
+    store.migrate()
+    client = ServiceClient(
+        settings.aggregator_url,
+        "aggregator",
+        token=TokenFile(settings.aggregator_token_file),
+        unreachable=Code.AGGREGATOR_UNREACHABLE,
+    )
+    around = Surroundings(
+        store=store,
+        models=object_store(settings.storage, settings.storage.models_bucket),
+        fleet=Fleet(),
+        aggregator=AggregatorClient(client),
+        signer=TicketSigner(*store.signing_key(make_signing_key, time.time())),
+        clock=time.time,
+        rng=np.random.default_rng(),
+        ticket_grace_seconds=settings.ticket_grace_seconds,
+    )
+    coordinator = Coordinator(around)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with client:
+            await coordinator.start()
+            yield
+            await coordinator.stop()
+
+    app = make_app(
+        "fedlearn server",
+        "Runs the rounds: tasks, fleet, model versions. It never sees a device's update.",
+        lifespan=lifespan,
+        ready=coordinator.ready,
+        on_stop=coordinator.let_go,
+    )
+    identity = settings.identity
+    gate = Gate(JwksVerifier(identity.jwks, AUDIENCE, identity.issuer), identity)
+    app.include_router(device_routes(coordinator, gate, settings))
+    app.include_router(aggregator_routes(coordinator, gate, settings))
+    app.include_router(evaluator_routes(coordinator, gate, settings))
+    app.include_router(operator_routes(coordinator, TokenFile(settings.operator_token_file)))
+    return app
+
+
+def main(settings: ServerSettings) -> None:
+    """Serve until SIGTERM.
+
+    Raises:
+        SetupError: `port_busy`, `setting_invalid`, `service_failed`.
+    """
+    set_up_logs("server", settings.log_level)
+    listener = listen(settings.host, settings.port)
+    asyncio.run(serve(build_app(settings), listener))

@@ -1,0 +1,39 @@
+"""What a selected device is given: the model's signed URL (made once a round) and a ticket of its own."""
+
+from fedlearn.core.ids import DeviceId
+from fedlearn.core.ports import ObjectStore, Task
+from fedlearn.core.rounds import Round
+from fedlearn.protocol.messages import Assignment, Model
+from fedlearn.protocol.tickets import Ticket, TicketSigner
+
+
+class Assigner:
+    """Makes the assignments of one round.
+
+    Args:
+        grace_seconds: how long tickets and URLs outlive the round's deadline.
+    """
+
+    def __init__(self, task: Task, round_: Round, models: ObjectStore, signer: TicketSigner, grace_seconds: float) -> None:
+        self._task, self._round, self._signer, self._grace = task, round_, signer, grace_seconds
+        seconds = int(round_.policy.reporting_timeout_seconds + grace_seconds)
+        self._model_url = models.sign_get(round_.base.key, seconds=seconds)
+
+    def assign(self, device: DeviceId, seconds_left: float, now: float) -> Assignment:
+        ticket = Ticket(
+            device=device,
+            task=self._task.id,
+            round=self._round.id.number,
+            plan_digest=self._task.plan_digest,
+            base_sha256=self._round.base.sha256,
+        )
+        return Assignment(
+            task=self._task.id,
+            round=self._round.id.number,
+            device=device,
+            plan_digest=self._task.plan_digest,
+            model=Model.of(self._round.base),
+            model_url=self._model_url,
+            seconds_left=seconds_left,
+            ticket=self._signer.sign(ticket, seconds_left + self._grace, now),
+        )

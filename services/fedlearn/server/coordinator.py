@@ -1,0 +1,154 @@
+"""All tasks of this server: a runner for each, the way from a caller's word to its round, and the evaluator's queue."""
+
+import asyncio
+
+from fedlearn.adapters.http import persist
+from fedlearn.core.errors import Code, Outage, Refusal
+from fedlearn.core.ids import DeviceId, RoundId, TaskId
+from fedlearn.core.ports import ModelVersion, Task
+from fedlearn.core.rounds import Event
+from fedlearn.protocol.messages import Assignment, CheckIn
+from fedlearn.protocol.plans import Plan, read_plan
+from fedlearn.server.runner import Surroundings, TaskRunner
+from fedlearn.telemetry import metrics
+from fedlearn.telemetry.logs import log
+
+_log = log(__name__)
+_RESTART_SECONDS = 2.0
+
+
+class Coordinator:
+    def __init__(self, around: Surroundings) -> None:
+        self.around = around
+        self._runners: dict[TaskId, TaskRunner] = {}
+        self._supervisors: dict[TaskId, asyncio.Task[None]] = {}
+        self._plans: dict[str, Plan] = {}
+        self._versions_changed = asyncio.Event()
+        self._stopping = False
+        around.fleet.on_change = self._wake
+
+    # --- life
+
+    async def start(self) -> None:
+        """Go on with every task that the database says is running."""
+        tasks: list[Task] = await persist(lambda: asyncio.to_thread(self.around.store.tasks))
+        for task in tasks:
+            if task.state == "running":
+                await self.run_task(task)
+
+    async def run_task(self, task: Task) -> None:
+        """Drive a task's rounds from now on; nothing happens if this server does already."""
+        plan = await self.plan(task.plan_digest)
+        if task.id in self._supervisors and not self._supervisors[task.id].done():
+            return
+        self._runners[task.id] = TaskRunner(task, plan, self.around)
+        self._supervisors[task.id] = asyncio.create_task(self._supervise(task, plan), name=f"task {task.id}")
+        self.announce_versions()
+
+    def let_go(self) -> None:
+        """Answer all requests that are held: this server stops."""
+        self._stopping = True
+        self.around.fleet.dismiss()
+        self.announce_versions()
+        for runner in self._runners.values():
+            runner.announce()
+
+    async def stop(self) -> None:
+        for supervisor in self._supervisors.values():
+            supervisor.cancel()
+        await asyncio.gather(*self._supervisors.values(), return_exceptions=True)
+
+    async def _supervise(self, task: Task, plan: Plan) -> None:
+        while True:
+            try:
+                await self._runners[task.id].run()
+            except Exception:
+                _log.exception("the task's driver failed and starts again", task=task.id)
+                await asyncio.sleep(_RESTART_SECONDS)
+                self._runners[task.id] = TaskRunner(task, plan, self.around)
+            else:
+                _log.info("task has ended", task=task.id)
+                return
+
+    def _wake(self) -> None:
+        for runner in self._runners.values():
+            runner.wake()
+
+    # --- devices
+
+    async def check_in(self, device: DeviceId, checkin: CheckIn, longest_seconds: float) -> Assignment | None:
+        """The device's assignment, at once if it has one (again), else when it is selected; None when the wait is over."""
+        for runner in self._runners.values():
+            if (assignment := runner.assignment(device)) is not None:
+                return assignment
+        return await self.around.fleet.wait(device, checkin, min(checkin.wait_seconds, longest_seconds))
+
+    async def tell(self, round_id: RoundId, event: Event) -> None:
+        """Hand an event to its round; it is saved when this returns.
+
+        Raises:
+            Refusal: `task_unknown`, `round_closed`, or the round's own.
+        """
+        await self.runner(round_id.task).tell(round_id, event)
+
+    def runner(self, task: TaskId) -> TaskRunner:
+        runner = self._runners.get(task)
+        if runner is None:
+            raise Refusal(Code.TASK_UNKNOWN, f"No task {task!r} runs here.")
+        return runner
+
+    async def cancel(self, task: TaskId) -> None:
+        """End a task and abandon its running round."""
+        await asyncio.to_thread(self.around.store.end_task, task, "cancelled")
+        if task in self._runners:
+            await self._runners[task].cancel()
+
+    # --- plans and evaluations
+
+    async def plan(self, digest: str) -> Plan:
+        """A plan by its digest.
+
+        Raises:
+            Refusal: `not_found`.
+        """
+        if digest not in self._plans:
+            self._plans[digest] = read_plan(await asyncio.to_thread(self.around.store.plan, digest))
+        return self._plans[digest]
+
+    def announce_versions(self) -> None:
+        """A version has come or has been scored."""
+        self._versions_changed.set()
+        self._versions_changed = asyncio.Event()
+
+    async def unevaluated(self, dataset: str, seconds: float) -> ModelVersion | None:
+        """The oldest version of a task on this dataset that wants a score; waits for one at most so long."""
+        give_up = asyncio.get_running_loop().time() + seconds
+        while True:
+            changed = self._versions_changed
+            for version in await asyncio.to_thread(self.around.store.unevaluated):
+                task = await asyncio.to_thread(self.around.store.task, version.task)
+                if (await self.plan(task.plan_digest)).dataset == dataset:
+                    return version
+            left = give_up - asyncio.get_running_loop().time()
+            if left <= 0 or self._stopping:
+                return None
+            try:
+                async with asyncio.timeout(left):
+                    await changed.wait()
+            except TimeoutError:
+                return None
+
+    async def ready(self) -> None:
+        """Raises:
+        Outage: `database_unavailable`, or `internal` when a task's driver has stopped.
+        """
+        await asyncio.to_thread(self.around.store.ready)
+        stopped = [name for name, supervisor in self._supervisors.items() if supervisor.cancelled()]
+        if stopped:
+            raise Outage(Code.INTERNAL, f"The rounds of {', '.join(stopped)} are not driven.")
+
+    def observe_evaluation(self, figures: dict[str, float]) -> None:
+        if "accuracy" in figures:
+            metrics.TEST_ACCURACY.set(figures["accuracy"])
+        if "loss" in figures:
+            metrics.TEST_LOSS.set(figures["loss"])

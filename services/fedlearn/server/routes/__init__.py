@@ -1,0 +1,1 @@
+"""The server's API, a module per kind of caller."""

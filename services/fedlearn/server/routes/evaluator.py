@@ -1,0 +1,56 @@
+"""What the evaluator calls: the next version to score, and its figures."""
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Query, Response
+
+from fedlearn.adapters.gate import Gate
+from fedlearn.adapters.identity import Caller
+from fedlearn.adapters.web import problems
+from fedlearn.config import ServerSettings
+from fedlearn.core.errors import Code
+from fedlearn.core.ids import TaskId
+from fedlearn.protocol.messages import Evaluation, EvaluationJob, Model, TaskName
+from fedlearn.server.coordinator import Coordinator
+
+_URL_SECONDS = 3600
+
+
+def evaluator_routes(coordinator: Coordinator, gate: Gate, settings: ServerSettings) -> APIRouter:
+    router = APIRouter(prefix="/v1", tags=["evaluator"])
+    Evaluator = Annotated[Caller, Depends(gate.admit(settings.identity.evaluator))]  # noqa: N806 - a type
+    around = coordinator.around
+
+    @router.get(
+        "/evaluations/next",
+        summary="Wait for a version to score.",
+        response_model=EvaluationJob,
+        responses={204: {"description": "None now."}, **problems(Code.UNAUTHENTICATED, Code.FORBIDDEN)},
+    )
+    async def next_evaluation(
+        dataset: Annotated[str, Query(min_length=1, max_length=200)],
+        _caller: Evaluator,
+        wait_seconds: Annotated[float, Query(ge=0, le=300)] = 30.0,
+    ) -> EvaluationJob | Response:
+        version = await coordinator.unevaluated(dataset, min(wait_seconds, settings.max_checkin_seconds))
+        if version is None:
+            return Response(status_code=204)
+        task = await asyncio.to_thread(around.store.task, version.task)
+        url = around.models.sign_get(version.ref.key, seconds=_URL_SECONDS)
+        return EvaluationJob(task=task.id, plan_digest=task.plan_digest, model=Model.of(version.ref), model_url=url)
+
+    @router.put(
+        "/evaluations/{task}/{version}",
+        status_code=204,
+        summary="The figures of a version on the test set.",
+        responses=problems(Code.UNAUTHENTICATED, Code.FORBIDDEN, Code.MODEL_UNKNOWN, Code.BAD_REQUEST),
+    )
+    async def evaluate(
+        task: TaskName, version: Annotated[int, Path(ge=0, le=2**31)], evaluation: Evaluation, _caller: Evaluator
+    ) -> None:
+        await asyncio.to_thread(around.store.evaluate, TaskId(task), version, evaluation.metrics)
+        coordinator.observe_evaluation(evaluation.metrics)
+        coordinator.announce_versions()
+
+    return router
