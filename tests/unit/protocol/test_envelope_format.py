@@ -1,0 +1,98 @@
+"""docs/envelope.md, followed to the letter by a reader that shares no code with the one under test.
+
+It knows primitives alone: ML-KEM, X25519, SHA-2, SHA-3, HMAC and AES-GCM. When it fails, the page or the format has changed.
+"""
+
+import hashlib
+import hmac
+import json
+import struct
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from fedlearn.core.ids import RoundId, TaskId
+from fedlearn.core.updates import Update
+from fedlearn.protocol.envelope import UpdateContext, seal
+from fedlearn.protocol.plans import UpdateFormat
+from fedlearn.protocol.sealing import SealingKey
+
+
+def hmac_sha256(key: bytes, message: bytes) -> bytes:
+    return hmac.new(key, message, "sha256").digest()
+
+
+class Hpke:
+    """RFC 9180, base mode, one message, for suite (0x647a, 0x0001, 0x0002)."""
+
+    SUITE = b"HPKE" + struct.pack(">HHH", 0x647A, 0x0001, 0x0002)
+
+    def extract(self, salt: bytes, label: bytes, secret: bytes) -> bytes:
+        return hmac_sha256(salt, b"HPKE-v1" + self.SUITE + label + secret)
+
+    def expand(self, key: bytes, label: bytes, info: bytes, length: int) -> bytes:
+        block = hmac_sha256(key, struct.pack(">H", length) + b"HPKE-v1" + self.SUITE + label + info + b"\x01")
+        return block[:length]
+
+    def open(self, seed: bytes, wrapped: bytes, info: bytes) -> bytes:
+        encapsulated, ciphertext = wrapped[:1120], wrapped[1120:]
+        context = b"\0" + self.extract(b"", b"psk_id_hash", b"") + self.extract(b"", b"info_hash", info)
+        secret = self.extract(x_wing(seed, encapsulated), b"secret", b"")
+        key, nonce = self.expand(secret, b"key", context, 32), self.expand(secret, b"base_nonce", context, 12)
+        return AESGCM(key).decrypt(nonce, ciphertext, b"")
+
+
+def x_wing(seed: bytes, encapsulated: bytes) -> bytes:
+    """The shared secret of X-Wing, draft-connolly-cfrg-xwing-kem, section 5.3."""
+    x25519 = X25519PrivateKey.from_private_bytes(seed[64:])
+    theirs, ours = encapsulated[1088:], x25519.public_key().public_bytes_raw()
+    first = MLKEM768PrivateKey.from_seed_bytes(seed[:64]).decapsulate(encapsulated[:1088])
+    second = x25519.exchange(X25519PublicKey.from_public_bytes(theirs))
+    return hashlib.sha3_256(first + second + theirs + ours + b"\\.//^\\").digest()
+
+
+def read(blob: bytes, seed: bytes, info: bytes) -> tuple[dict[str, object], np.ndarray]:
+    magic, version, encoding, compression, window, parameters, kid, wrapped_bytes = struct.unpack_from("<8sHBBIQ16sI", blob)
+    assert (magic, version, compression) == (b"FLSEALED", 1, 0)
+    windows = -(-parameters // window)
+    end = 44 + wrapped_bytes + 4 * (1 + windows)
+    lengths = struct.unpack_from(f"<{1 + windows}I", blob, 44 + wrapped_bytes)
+    aad = hashlib.sha256(blob[:end]).digest()
+    cipher = AESGCM(Hpke().open(seed, blob[44 : 44 + wrapped_bytes], info))
+    plain = []
+    for index, length in enumerate(lengths):
+        nonce = struct.pack("<Q", index) + b"\0\0\0" + (b"\x01" if index == windows else b"\x00")
+        plain.append(cipher.decrypt(nonce, blob[end : end + length], aad))
+        end += length
+    assert end == len(blob)
+    dtype = {1: "<f4", 2: "<f2"}[encoding]
+    return {"kid": kid.hex(), **json.loads(plain[0])}, np.frombuffer(b"".join(plain[1:]), dtype)
+
+
+@pytest.mark.parametrize("encoding", ["float32", "float16"])
+@pytest.mark.parametrize("parameters", [1, 1024, 1025, 5000], ids=str)
+def test_an_envelope_is_read_as_the_page_says(encoding: str, parameters: int) -> None:
+    key = SealingKey.generate(RoundId(TaskId("mnist"), 7))
+    delta = np.random.default_rng(parameters).normal(size=parameters).astype(np.float32)
+    blob = seal(
+        Update(delta, 540, 60, {"loss": 0.25}),
+        key=key.public,
+        context=UpdateContext("mnist", 7, "pod-0/3", "a" * 64, "b" * 64),
+        format=UpdateFormat(encoding=encoding, window_elements=1024),
+    )
+    info = (
+        b"fedlearn update envelope v1\n"
+        b'{"base":"' + b"b" * 64 + b'","device":"pod-0/3","plan":"' + b"a" * 64 + b'","round":7,"task":"mnist"}'
+    )
+    said, vector = read(blob, key._seed, info)
+    assert said == {
+        "kid": hashlib.sha256(key.public.raw).hexdigest()[:32],
+        "base": "b" * 64,
+        "examples": 540,
+        "holdout_examples": 60,
+        "metrics": {"loss": 0.25},
+    }
+    np.testing.assert_array_equal(vector, delta.astype(encoding))
