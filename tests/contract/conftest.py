@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -17,16 +18,19 @@ _START_SECONDS = 60
 
 
 class Postgres:
-    """One server in a temporary directory, reached by a Unix socket; it runs as `nobody` where the tests run as root."""
+    """One server in a temporary directory, reached by a Unix socket; as root it would refuse to run, so it is `nobody` then."""
 
     def __init__(self, programs: Path) -> None:
         self._programs = programs
         self._directory = Path(tempfile.mkdtemp(prefix="postgres-"))
         self._numbers = itertools.count()
         self._process: subprocess.Popen[bytes] | None = None
-        self._identity = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.getuid() == 0 else {}
-        if self._identity:
-            shutil.chown(self._directory, "nobody", "nogroup")
+        self._user: int | None = None
+        self._group: int | None = None
+        if os.getuid() == 0:
+            nobody = pwd.getpwnam("nobody")
+            self._user, self._group = nobody.pw_uid, nobody.pw_gid
+            os.chown(self._directory, self._user, self._group)
         # what the server keeps need not survive a power cut here, so nothing is synced
         self._run("initdb", "--auth=trust", "--username=fedlearn", "--encoding=UTF8", "--no-locale", "--no-sync", "-D", "data")
 
@@ -35,7 +39,7 @@ class Postgres:
         with (self._directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [self._programs / "postgres", "-D", "data", *itertools.chain.from_iterable(("-c", s) for s in settings)],
-                cwd=self._directory, stdout=log, stderr=log, **self._identity,
+                cwd=self._directory, stdout=log, stderr=log, user=self._user, group=self._group,
             )  # fmt: skip
         for _ in range(_START_SECONDS * 20):
             try:
@@ -65,13 +69,13 @@ class Postgres:
             connection.execute(f"CREATE DATABASE {name}")
         return f"postgresql+psycopg://fedlearn@/{name}?host={self._directory}"
 
-    def _connect(self) -> psycopg.Connection:
+    def _connect(self) -> psycopg.Connection[tuple[object, ...]]:
         return psycopg.connect(host=str(self._directory), user="fedlearn", dbname="postgres", autocommit=True)
 
     def _run(self, program: str, *arguments: str) -> None:
         ended = subprocess.run(
             [self._programs / program, *arguments],
-            cwd=self._directory, capture_output=True, text=True, timeout=120, check=False, **self._identity,
+            cwd=self._directory, capture_output=True, text=True, timeout=120, check=False, user=self._user, group=self._group,
         )  # fmt: skip
         if ended.returncode != 0:
             raise RuntimeError(ended.stderr)

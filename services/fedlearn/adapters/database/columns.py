@@ -7,21 +7,18 @@ from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import Dialect, Text
-from sqlalchemy.types import TypeDecorator, TypeEngine
+from sqlalchemy.types import TypeDecorator
 
 
 class UtcTime(TypeDecorator[float]):
     """Seconds since the epoch, kept as ISO 8601 text in UTC: `2025-11-24T04:58:57.123+00:00`.
 
-    A database's own timestamps end at microseconds, which would change a float, and a changed float is a changed round. The
-    text carries as many decimals as the float has, and sorts by time (bytewise, hence the "C" collation, SQLite's default).
+    A database's own timestamps end at microseconds, which would change a float, and a changed float is a changed round. So the
+    text carries as many decimals as the float has. Its bytes sort by time; a database's collation need not.
     """
 
     impl = Text
     cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[str]:
-        return dialect.type_descriptor(Text(collation="C") if dialect.name == "postgresql" else Text())
 
     def process_bind_param(self, value: float | None, _dialect: Dialect) -> str | None:
         return None if value is None else iso_time(value)

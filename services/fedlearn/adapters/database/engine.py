@@ -115,7 +115,7 @@ def translated_errors() -> Iterator[None]:
             detail = "The database's file can't be opened: its directory must exist, and be writable."
         elif sqlstate == _UNDEFINED_TABLE or "no such table" in str(cause):
             detail = "The database has no tables yet: migrate it first."
-        elif _is_outage(error):
+        elif sqlite_name != "SQLITE_ERROR" and _is_outage(error):  # that one is SQLite's name for wrong SQL
             detail = "The database does not answer now; nothing is lost, try again."
         else:
             raise

@@ -67,8 +67,8 @@ class DatabaseRoundStore:
 
     def tasks(self) -> Sequence[Task]:
         with self._database.reading() as connection:
-            rows = connection.execute(_TASKS.order_by(tasks.c.created_at, tasks.c.id)).mappings()
-            return [read_task(row) for row in rows]
+            found = [read_task(row) for row in connection.execute(_TASKS).mappings()]
+        return sorted(found, key=lambda task: (task.created_at, task.id))
 
     def plan(self, digest: str) -> bytes:
         with self._database.reading() as connection:
@@ -158,10 +158,10 @@ class DatabaseRoundStore:
             select(model_versions)
             .join(tasks, tasks.c.id == model_versions.c.task)
             .where(model_versions.c.evaluation.is_(None), tasks.c.state != "cancelled")
-            .order_by(model_versions.c.created_at, model_versions.c.task, model_versions.c.version)
         )
         with self._database.reading() as connection:
-            return [read_version(row) for row in connection.execute(query).mappings()]
+            found = [read_version(row) for row in connection.execute(query).mappings()]
+        return sorted(found, key=lambda version: (version.created_at, version.task, version.ref.version))
 
     def evaluate(self, task: TaskId, version: int, metrics: Mapping[str, float]) -> None:
         unscored = update(model_versions).where(

@@ -6,8 +6,6 @@ from alembic import op
 revision = "0001"
 down_revision = None
 
-_TIME = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
-
 
 def upgrade() -> None:
     op.create_table(
@@ -23,7 +21,7 @@ def upgrade() -> None:
         sa.Column("plan_digest", sa.String(), nullable=False),
         sa.Column("policy", sa.Text(), nullable=False),
         sa.Column("rounds", sa.Integer()),
-        sa.Column("created_at", _TIME, nullable=False),
+        sa.Column("created_at", sa.Text(), nullable=False),
         sa.Column("upload_version", sa.Integer(), nullable=False),
         sa.Column("upload_key", sa.String(), nullable=False),
         sa.Column("upload_sha256", sa.String(), nullable=False),
@@ -41,7 +39,7 @@ def upgrade() -> None:
         sa.Column("sha256", sa.String(), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("round", sa.Integer()),
-        sa.Column("created_at", _TIME, nullable=False),
+        sa.Column("created_at", sa.Text(), nullable=False),
         sa.Column("evaluation", sa.Text()),
         sa.PrimaryKeyConstraint("task", "version", name="pk_model_versions"),
         sa.ForeignKeyConstraint(["task"], ["tasks.id"], name="fk_model_versions_tasks"),
@@ -52,9 +50,9 @@ def upgrade() -> None:
         sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("revision", sa.String(), nullable=False),
         sa.Column("phase", sa.String(), nullable=False),
-        sa.Column("phase_since", _TIME, nullable=False),
+        sa.Column("phase_since", sa.Text(), nullable=False),
         sa.Column("phase_seconds", sa.Text(), nullable=False),
-        sa.Column("opened_at", _TIME, nullable=False),
+        sa.Column("opened_at", sa.Text(), nullable=False),
         sa.Column("reason", sa.String()),
         sa.Column("policy", sa.Text(), nullable=False),
         sa.Column("base_version", sa.Integer(), nullable=False),
@@ -82,6 +80,6 @@ def upgrade() -> None:
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.Column("kid", sa.String(), nullable=False),
         sa.Column("private_key", sa.LargeBinary(), nullable=False),
-        sa.Column("created_at", _TIME, nullable=False),
+        sa.Column("created_at", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("generation", name="pk_signing_keys"),
     )
