@@ -111,7 +111,17 @@ def postgres_programs() -> Path:
 
 @pytest.fixture(scope="session")
 def postgres(postgres_programs: Path) -> Iterator[Postgres]:
-    server = Postgres(postgres_programs)
+    yield from _served(postgres_programs)
+
+
+@pytest.fixture
+def own_postgres(postgres_programs: Path) -> Iterator[Postgres]:
+    """A server that the test may stop and start."""
+    yield from _served(postgres_programs)
+
+
+def _served(programs: Path) -> Iterator[Postgres]:
+    server = Postgres(programs)
     try:
         server.start()
         yield server
