@@ -1,9 +1,10 @@
 """The calling side of HTTP: a client of one service, with this caller's token, that turns problems back into errors."""
 
 import asyncio
+import math
 import random
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -11,7 +12,7 @@ from typing import Any, Self, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from fedlearn.core.errors import Code, Outage, SetupError
+from fedlearn.core.errors import Code, FedlearnError, Outage, SetupError
 from fedlearn.protocol.problems import Problem, error_of
 
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -54,6 +55,16 @@ def get_json(url: str, name: str, unreachable: Code) -> Mapping[str, Any]:
     except (httpx.HTTPError, ValueError) as error:
         raise Outage(unreachable, f"The {name} does not give {url}: {error}.") from error
     return found
+
+
+def error_in(response: httpx.Response, name: str, unreachable: Code) -> FedlearnError:
+    """The error that an answer without success stands for."""
+    try:
+        return error_of(Problem.model_validate_json(response.content))
+    except ValidationError:
+        request = response.request
+        detail = f"The {name} answered {request.method} {request.url.path} with {response.status_code} and no problem."
+        return Outage(unreachable, detail)
 
 
 class ServiceClient:
@@ -129,14 +140,7 @@ class ServiceClient:
             raise Outage(self._unreachable, f"The {self._name} at {self._client.base_url} does not answer: {error}.") from error
         if response.is_success:
             return response
-        raise self._error(method, path, response)
-
-    def _error(self, method: str, path: str, response: httpx.Response) -> Exception:
-        try:
-            return error_of(Problem.model_validate_json(response.content))
-        except ValidationError:
-            detail = f"The {self._name} answered {method} {path} with {response.status_code} and no problem."
-            return Outage(self._unreachable, detail)
+        raise error_in(response, self._name, self._unreachable)
 
 
 async def persist(action: Callable[[], Awaitable[Result]], *, seconds: float = math.inf) -> Result:

@@ -265,7 +265,7 @@ class Rounds:
             await round_.counted.wait()
             round_.counted.clear()
             counts = round_.folding.counts()
-            report = UpdatesReport(reported=tuple(counts.folded), refused={**counts.refused})
+            report = UpdatesReport(reported=tuple(counts.folded), refused=dict(counts.refused.items()))
             try:
                 await persist(partial(self._server.report_updates, round_.id, report))
             except Refusal as refusal:

@@ -21,7 +21,6 @@ from fedlearn.telemetry.logs import about, log
 
 _log = log(__name__)
 _TELL_SECONDS = 5.0
-_TELLABLE = frozenset(DropOut.model_fields["code"].annotation.__args__)  # type: ignore[union-attr]
 _NOBODY_TO_TELL = frozenset({Code.ROUND_CLOSED, Code.NOT_SELECTED, Code.TASK_UNKNOWN})
 
 
@@ -98,7 +97,7 @@ class Agent:
             await self._drop_out(round_id, Code.INTERNAL, repr(error))
 
     async def _drop_out(self, round_id: RoundId, code: Code, detail: str) -> None:
-        told = DropOut(slot=self._home.slot, code=code if code in _TELLABLE else Code.INTERNAL, detail=detail[:1000])
+        told = DropOut(slot=self._home.slot, code=code, detail=detail[:1000])
         try:
             await persist(lambda: self._workshop.server.drop_out(round_id, told), seconds=_TELL_SECONDS)
         except FedlearnError as error:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from fastapi import FastAPI
 
@@ -26,6 +27,7 @@ def read_homes(settings: DeviceSettings, runtime: str) -> list[Home]:
     Raises:
         SetupError: `shard_invalid`.
     """
+    places: list[tuple[int | None, Path]]
     if settings.count is None:
         places = [(None, settings.shards)]
     else:

@@ -9,11 +9,11 @@ from fedlearn.device.workshop import LearnerFactory
 def learner_factory(kind: Literal["keras", "synthetic"]) -> tuple[LearnerFactory, str]:
     """How to make a learner of a plan, and what runs it, in words."""
     if kind == "synthetic":
-        from fedlearn.learning.synthetic import SyntheticLearner
+        from fedlearn.learning.synthetic import SyntheticLearner  # noqa: PLC0415
 
         return SyntheticLearner, f"fedlearn {__version__}, synthetic"
-    from fedlearn.learning.models import framework, use_one_core
-    from fedlearn.learning.training import KerasLearner
+    from fedlearn.learning.models import framework, use_one_core  # noqa: PLC0415 - seconds, and 500 MB
+    from fedlearn.learning.training import KerasLearner  # noqa: PLC0415
 
     use_one_core()
     return KerasLearner, f"fedlearn {__version__}, {framework()}"

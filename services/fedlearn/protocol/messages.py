@@ -97,8 +97,7 @@ class DropOut(Message):
     """The device will not report in this round."""
 
     slot: Slot = None
-    code: Literal[Code.TRAINING_FAILED, Code.DEVICE_STOPPING, Code.SHARD_INVALID, Code.MODEL_MISMATCH, Code.PLAN_INVALID,
-                  Code.SEALING_KEY_UNTRUSTED, Code.UPDATE_LATE, Code.STORAGE_UNAVAILABLE, Code.INTERNAL]  # fmt: skip
+    code: Code
     detail: Annotated[str, Field(max_length=1000)] = ""
 
 

@@ -1,6 +1,7 @@
 """All tasks of this server: a runner for each, the way from a caller's word to its round, and the evaluator's queue."""
 
 import asyncio
+from collections.abc import Sequence
 
 from fedlearn.adapters.http import persist
 from fedlearn.core.errors import Code, Outage, Refusal
@@ -31,7 +32,7 @@ class Coordinator:
 
     async def start(self) -> None:
         """Go on with every task that the database says is running."""
-        tasks: list[Task] = await persist(lambda: asyncio.to_thread(self.around.store.tasks))
+        tasks: Sequence[Task] = await persist(lambda: asyncio.to_thread(self.around.store.tasks))
         for task in tasks:
             if task.state == "running":
                 await self.run_task(task)

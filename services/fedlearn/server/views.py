@@ -9,7 +9,7 @@ def task_view(task: Task) -> TaskView:
     policy = task.policy
     return TaskView(
         task=task.id,
-        state=task.state,  # type: ignore[arg-type]
+        state=task.state,
         plan_digest=task.plan_digest,
         policy=Policy(
             goal=policy.goal,

@@ -1,0 +1,78 @@
+# `make help` lists what there is. Everything works in .venv, which the first command sets up.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+DATASET ?= mnist
+TESTS ?=
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# --- environments: one virtual environment; the second stamp adds what development needs
+
+$(VENV)/.run: pyproject.toml constraints.txt
+	@echo "Setting up $(VENV); this takes a minute or two, once."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fedlearn needs Python 3.11 or newer: set PYTHON=python3.11")'
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install --upgrade 'pip>=25.1'
+	@$(PIP) install --constraint constraints.txt --editable '.[learning,local]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@$(PIP) install --constraint constraints.txt --group dev --editable '.[learning,local,postgresql]'
+	@touch $@
+
+.PHONY: setup
+setup: $(VENV)/.dev ## set up .venv for development
+
+# --- use
+
+.PHONY: demo
+demo: $(VENV)/.run ## federated rounds on MNIST with five devices, on this machine
+	@$(BIN)/fedlearn data fetch $(DATASET)
+	@$(BIN)/fedlearn run --dataset $(DATASET) --devices 5 --rounds 5
+
+# --- checks
+
+.PHONY: test
+test: $(VENV)/.dev ## set up and run the tests (TESTS=path for some of them)
+	@$(BIN)/fedlearn data fetch mnist
+	@$(BIN)/python -m pytest $(TESTS)
+
+.PHONY: check
+check: lint types imports test ## the gate: format, lint, types, import rules, tests
+
+.PHONY: lint
+lint: $(VENV)/.dev ## format and lint, changing nothing
+	@$(BIN)/ruff format --check --quiet services tests benchmarks || (echo "run 'make format'" && exit 1)
+	@$(BIN)/ruff check --quiet services tests benchmarks
+
+.PHONY: types
+types: $(VENV)/.dev ## check the types
+	@$(BIN)/mypy
+
+.PHONY: imports
+imports: $(VENV)/.dev ## check who may import whom
+	@$(BIN)/lint-imports
+
+.PHONY: format
+format: $(VENV)/.dev ## format and mend what can be mended
+	@$(BIN)/ruff check --fix --quiet services tests benchmarks || true
+	@$(BIN)/ruff format services tests benchmarks
+
+# --- figures
+
+.PHONY: bench
+bench: $(VENV)/.dev ## measure: local training, envelopes, a round's overhead, memory
+	@$(BIN)/fedlearn data fetch mnist
+	@for benchmark in local_training envelope round_overhead aggregator_memory; do \
+	  echo; echo "== $$benchmark"; $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
+
+.PHONY: clean
+clean: ## delete .venv, caches and runs
+	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build services/*.egg-info

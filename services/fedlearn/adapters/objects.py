@@ -1,0 +1,271 @@
+"""Object storage by the S3 protocol: the only module that imports boto3.
+
+An outage is waited out by one loop here, and boto3's own retries are off: they count attempts, while a storage that restarts
+needs seconds.
+"""
+
+import base64
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    IncompleteReadError,
+    MetadataRetrievalError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
+from botocore.exceptions import ConnectionError as NotConnected
+
+from fedlearn.config import StorageSettings
+from fedlearn.core.errors import Code, Outage, Refusal
+from fedlearn.core.ports import StoredObject, UploadGrant
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import DeleteTypeDef, GetObjectRequestTypeDef, ListObjectsV2RequestTypeDef
+
+Result = TypeVar("Result")
+
+_CONNECT_SECONDS, _READ_SECONDS = 5, 30
+_CONNECTIONS = 32
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 2.0
+_KEYS_PER_DELETE = 1000  # S3's own limit
+_OUTAGES = (HTTPClientError, NotConnected, IncompleteReadError, CredentialRetrievalError, MetadataRetrievalError)
+_BUSY = frozenset({"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "ConditionalRequestConflict"})
+
+
+@dataclass(frozen=True, slots=True)
+class S3Settings:
+    """Where a storage is, and one role's credential for it.
+
+    Args:
+        endpoint_url: its address; None for AWS' own.
+        access_key: None, together with `secret_key`, to look where boto3 does (IRSA, the environment, a profile).
+        public_endpoint_url: its address as those see it who get signed URLs, since a signature covers the host.
+    """
+
+    endpoint_url: str | None = None
+    region: str = "us-east-1"
+    access_key: str | None = None
+    secret_key: str | None = field(default=None, repr=False)
+    public_endpoint_url: str | None = None
+
+
+class S3ObjectStore:
+    """One bucket; see `core.ports.ObjectStore` for what each method promises. Safe for threads.
+
+    Args:
+        patience_seconds: how long an outage is waited out before a call raises `storage_unavailable`.
+    """
+
+    def __init__(self, bucket: str, settings: S3Settings, *, patience_seconds: float = 60.0) -> None:
+        self._bucket, self._patience = bucket, patience_seconds
+        self._client = _client(replace(settings, public_endpoint_url=None))
+        public = settings.public_endpoint_url or settings.endpoint_url
+        self._signer = _client(replace(settings, endpoint_url=public, public_endpoint_url=None))
+
+    def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
+        if length == 0:
+            return b""
+        request: GetObjectRequestTypeDef = {"Bucket": self._bucket, "Key": key}
+        if start or length is not None:
+            request["Range"] = f"bytes={start}-{start + length - 1 if length is not None else ''}"
+
+        def read() -> bytes:
+            try:
+                return self._client.get_object(**request)["Body"].read()
+            except ClientError as error:
+                if _status(error) == 416:  # the object ends before `start`
+                    return b""
+                raise
+
+        return self._call(key, read)
+
+    def put(self, key: str, body: bytes | memoryview) -> None:
+        whole = bytes(body)  # copies a memoryview, which boto3 does not take; a file would cost more, in pieces of 16 KiB
+        self._call(key, lambda: self._client.put_object(Bucket=self._bucket, Key=key, Body=whole))
+
+    def put_once(self, key: str, body: bytes) -> bool:
+        writer, attempts = uuid.uuid4().hex, 0
+
+        def write() -> bool:
+            nonlocal attempts
+            attempts += 1
+            try:
+                self._client.put_object(Bucket=self._bucket, Key=key, Body=body, IfNoneMatch="*", Metadata={"writer": writer})
+            except ClientError as error:
+                if _status(error) != 412:
+                    raise
+                # the answer to an earlier attempt may have been lost although it had written the object
+                return attempts > 1 and self._writer(key) == writer
+            return True
+
+        return self._call(key, write)
+
+    def size(self, key: str) -> int | None:
+        def look() -> int | None:
+            try:
+                return self._client.head_object(Bucket=self._bucket, Key=key)["ContentLength"]
+            except ClientError as error:
+                if _status(error) == 404:
+                    return None
+                raise
+
+        return self._call(key, look)
+
+    def list(self, prefix: str) -> Sequence[StoredObject]:
+        request: ListObjectsV2RequestTypeDef = {"Bucket": self._bucket, "Prefix": prefix}
+        found: list[StoredObject] = []
+        while True:
+            page = self._call(prefix, lambda: self._client.list_objects_v2(**request))
+            found += (StoredObject(entry["Key"], entry["Size"]) for entry in page.get("Contents", ()))
+            if not page["IsTruncated"]:
+                # SeaweedFS lists what lies below `a/` before `a-b`, S3 the other way round
+                return sorted(found, key=lambda stored: stored.key.encode())
+            request["ContinuationToken"] = page["NextContinuationToken"]
+
+    def delete(self, keys: Sequence[str]) -> None:
+        for first in range(0, len(keys), _KEYS_PER_DELETE):
+            self._delete(keys[first : first + _KEYS_PER_DELETE])
+
+    def sign_get(self, key: str, *, seconds: int) -> str:
+        return self._sign("get_object", key, {}, seconds)
+
+    def sign_put(self, key: str, *, size_bytes: int, sha256: str, seconds: int) -> UploadGrant:
+        checksum = base64.b64encode(bytes.fromhex(sha256)).decode()
+        bound = {"ContentLength": size_bytes, "ChecksumSHA256": checksum, "IfNoneMatch": "*"}
+        url = self._sign("put_object", key, bound, seconds)
+        return UploadGrant(url, {"Content-Length": str(size_bytes), "x-amz-checksum-sha256": checksum, "If-None-Match": "*"})
+
+    def make(self) -> None:
+        """Make the bucket, unless it is there; takes an administrator's credential."""
+
+        def create() -> None:
+            try:
+                self._client.create_bucket(Bucket=self._bucket)
+            except ClientError as error:
+                if _status(error) != 409:
+                    raise
+
+        self._call("", create)
+
+    def _sign(self, operation: Literal["get_object", "put_object"], key: str, bound: dict[str, Any], seconds: int) -> str:
+        try:
+            return self._signer.generate_presigned_url(
+                operation, Params={"Bucket": self._bucket, "Key": key, **bound}, ExpiresIn=seconds
+            )
+        except BotoCoreError as error:
+            self._refuse(key, error)
+
+    def _writer(self, key: str) -> str | None:
+        return self._client.head_object(Bucket=self._bucket, Key=key)["Metadata"].get("writer")
+
+    def _delete(self, keys: Sequence[str]) -> None:
+        def delete() -> None:
+            doomed: DeleteTypeDef = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
+            answer = self._client.delete_objects(Bucket=self._bucket, Delete=doomed)
+            for fault in answer.get("Errors", ()):
+                status = 403 if fault.get("Code") == "AccessDenied" else 500
+                details: Any = {"Error": fault, "ResponseMetadata": {"HTTPStatusCode": status}}
+                raise ClientError(details, "DeleteObjects")
+
+        self._call(keys[0], delete)
+
+    def _call(self, key: str, operation: Callable[[], Result]) -> Result:
+        """Call `operation`, again and again while the storage does not answer, until the patience has run out."""
+        deadline, pause = time.monotonic() + self._patience, _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return operation()
+            except (ClientError, BotoCoreError) as error:
+                if not _passes(error):
+                    self._refuse(key, error)
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    detail = f"The object storage has not answered for {self._patience:g} s: {error}"
+                    raise Outage(Code.STORAGE_UNAVAILABLE, detail) from error
+            time.sleep(min(left, pause * random.uniform(0.5, 1.0)))  # noqa: S311 - spreads retries, protects nothing
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    def _refuse(self, key: str, error: ClientError | BotoCoreError) -> NoReturn:
+        where = f"{self._bucket}/{key}"
+        if isinstance(error, ClientError) and _status(error) == 404:
+            raise Refusal(Code.NOT_FOUND, f"There is no object {where}.") from error
+        if isinstance(error, NoCredentialsError | PartialCredentialsError):
+            raise Refusal(Code.STORAGE_DENIED, "There is no credential for the object storage: set one.") from error
+        if isinstance(error, ClientError) and _status(error) in (401, 403):
+            raise Refusal(Code.STORAGE_DENIED, f"This credential does not allow the call on {where}: {error}") from error
+        raise Refusal(Code.BAD_REQUEST, f"The object storage does not take the call on {where}: {error}") from error
+
+
+def object_store(settings: StorageSettings, bucket: str) -> S3ObjectStore:
+    """A bucket as a service's settings name it."""
+    return S3ObjectStore(
+        bucket,
+        S3Settings(
+            endpoint_url=settings.endpoint_url,
+            region=settings.region,
+            access_key=settings.access_key,
+            secret_key=settings.secret_key.get_secret_value() if settings.secret_key else None,
+            public_endpoint_url=settings.public_endpoint_url,
+        ),
+    )
+
+
+_session, _session_lock = boto3.session.Session(), threading.Lock()
+_clients: dict[S3Settings, "S3Client"] = {}
+
+
+def _client(settings: S3Settings) -> "S3Client":
+    """The one client for these settings. The first takes 0.2 s to make; threads may share clients, but not sessions."""
+    with _session_lock:
+        if settings not in _clients:
+            _clients[settings] = _session.client(
+                "s3",
+                endpoint_url=settings.endpoint_url,
+                region_name=settings.region,
+                aws_access_key_id=settings.access_key,
+                aws_secret_access_key=settings.secret_key,
+                config=_config(tls=settings.endpoint_url is None or settings.endpoint_url.startswith("https:")),
+            )
+        return _clients[settings]
+
+
+def _config(*, tls: bool) -> Config:
+    return Config(
+        signature_version="s3v4",
+        connect_timeout=_CONNECT_SECONDS,
+        read_timeout=_READ_SECONDS,
+        max_pool_connections=_CONNECTIONS,
+        tcp_keepalive=True,
+        retries={"total_max_attempts": 1},
+        # CRC32 of every body, both ways, would find what the signature (of the body's SHA-256) or TLS finds as well, and every
+        # reader of ours checks a digest that does not come from the storage
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        # under TLS nobody changes a body on its way, so that its SHA-256 need not be signed as well
+        s3={"addressing_style": "path", "payload_signing_enabled": not tls},
+    )
+
+
+def _status(error: ClientError) -> int:
+    return error.response["ResponseMetadata"]["HTTPStatusCode"]
+
+
+def _passes(error: ClientError | BotoCoreError) -> bool:
+    """Whether the same call may succeed later."""
+    if isinstance(error, ClientError):
+        status = _status(error)
+        return status >= 500 or status == 429 or error.response["Error"].get("Code") in _BUSY
+    return isinstance(error, _OUTAGES)

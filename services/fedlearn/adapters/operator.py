@@ -1,0 +1,119 @@
+"""The operator's way to a server: submit and start tasks, read rounds and versions, download models. Synchronous."""
+
+import hashlib
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from fedlearn.adapters.http import error_in
+from fedlearn.adapters.transfer import SignedTransfer
+from fedlearn.core.errors import Code, Outage
+from fedlearn.core.ports import UploadGrant
+from fedlearn.protocol.messages import Download, Policy, RoundView, TaskAccepted, TaskSubmission, TaskView, VersionView
+from fedlearn.protocol.plans import Plan, read_plan
+
+Answer = TypeVar("Answer")
+
+
+class OperatorClient:
+    """A client of the server at `base_url`; each call raises the server's own refusal, or an outage `server_unreachable`.
+
+    Args:
+        token: the operators' bearer token; without it only reading is allowed.
+    """
+
+    def __init__(self, base_url: str, token: str | None = None) -> None:
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._client = httpx.Client(base_url=base_url, headers=headers, timeout=90, trust_env=False)
+        self._transfer = SignedTransfer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._client.close()
+
+    def submit(
+        self,
+        task: str,
+        plan: Plan,
+        model: bytes,
+        *,
+        policy: Policy,
+        rounds: int | None = None,
+        target_accuracy: float | None = None,
+    ) -> TaskView:
+        """Submit a task, upload its version 0 (a model file) and start it."""
+        submission = TaskSubmission(
+            task=task,
+            plan=plan.model_dump(mode="json"),
+            policy=policy,
+            rounds=rounds,
+            target_accuracy=target_accuracy,
+            model_size_bytes=len(model),
+            model_sha256=hashlib.sha256(model).hexdigest(),
+        )
+        accepted = self._call("POST", "/v1/tasks", TaskAccepted, submission)
+        self._transfer.store(UploadGrant(accepted.upload.url, accepted.upload.headers), model)
+        return self._call("POST", f"/v1/tasks/{task}/start", TaskView)
+
+    def cancel(self, task: str) -> TaskView:
+        return self._call("POST", f"/v1/tasks/{task}/cancel", TaskView)
+
+    def tasks(self) -> list[TaskView]:
+        return self._call("GET", "/v1/tasks", list[TaskView])
+
+    def task(self, task: str) -> TaskView:
+        return self._call("GET", f"/v1/tasks/{task}", TaskView)
+
+    def plan(self, task: str) -> Plan:
+        return read_plan(self._send("GET", f"/v1/tasks/{task}/plan").content)
+
+    def rounds(self, task: str) -> list[RoundView]:
+        return self._call("GET", f"/v1/tasks/{task}/rounds", list[RoundView])
+
+    def round(self, task: str, number: int) -> RoundView:
+        return self._call("GET", f"/v1/tasks/{task}/rounds/{number}", RoundView)
+
+    def current_round(self, task: str, wait_seconds: float = 0.0) -> RoundView:
+        """The latest round; with `wait_seconds` after its next change, or when that time is over."""
+        return self._call("GET", f"/v1/tasks/{task}/rounds/current?wait_seconds={wait_seconds}", RoundView)
+
+    def models(self, task: str) -> list[VersionView]:
+        return self._call("GET", f"/v1/tasks/{task}/models", list[VersionView])
+
+    def download(self, task: str, version: int) -> bytes:
+        """A version's model file, checked by its digest."""
+        found = self._call("GET", f"/v1/tasks/{task}/models/{version}/download", Download)
+        return self._transfer.fetch(found.url, sha256=found.model.sha256, size_bytes=found.model.size_bytes)
+
+    def ready(self) -> None:
+        self._send("GET", "/readyz")
+
+    def _call(self, method: str, path: str, answer: type[Answer], body: BaseModel | None = None) -> Answer:
+        response = self._send(method, path, body)
+        try:
+            return TypeAdapter(answer).validate_json(response.content)
+        except ValidationError as error:
+            raise Outage(Code.SERVER_UNREACHABLE, f"The server answered {method} {path} in an unknown form.") from error
+
+    def _send(self, method: str, path: str, body: BaseModel | None = None) -> httpx.Response:
+        sent: dict[str, Any] = {}
+        if body is not None:
+            sent = {"content": body.model_dump_json().encode(), "headers": {"Content-Type": "application/json"}}
+        try:
+            response = self._client.request(method, path, **sent)
+        except httpx.HTTPError as error:
+            address = self._client.base_url
+            raise Outage(Code.SERVER_UNREACHABLE, f"The server at {address} does not answer ({error}): is it up?") from error
+        if response.is_success:
+            return response
+        raise error_in(response, "server", Code.SERVER_UNREACHABLE)
+
+
+def read_token(path: Path) -> str | None:
+    """The operators' token in a file, None if there is no such file."""
+    return path.read_text().strip() if path.is_file() else None

@@ -1,0 +1,80 @@
+"""`fedlearn run`."""
+
+# ruff: noqa: PLC0415 - the launcher's parts are not in the services' images
+
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fedlearn.core.errors import Code, SetupError
+
+STARTED_AT = time.monotonic()
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add `run`."""
+    app.command(rich_help_panel="On one machine")(run)
+
+
+def run(
+    dataset: Annotated[str, typer.Option(help="mnist or fashion-mnist.")] = "mnist",
+    data_dir: Annotated[Path | None, typer.Option(help="A directory that holds the dataset's IDX files.")] = None,
+    model: Annotated[str, typer.Option(help="2nn or cnn, as in McMahan et al. 2017.")] = "2nn",
+    devices: Annotated[int, typer.Option(help="How many devices take part (2 or more).")] = 5,
+    rounds: Annotated[int, typer.Option(help="How many rounds to commit.")] = 5,
+    partitioner: Annotated[str, typer.Option(help="full, iid, dirichlet, shard or pathological.")] = "iid",
+    alpha: Annotated[float, typer.Option(help="Dirichlet's concentration: the smaller, the more skewed.")] = 0.5,
+    epochs: Annotated[int, typer.Option(help="Local epochs a round.")] = 1,
+    batch_size: Annotated[int, typer.Option(help="Examples a local step.")] = 10,
+    learning_rate: Annotated[float, typer.Option(help="The devices' learning rate.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Makes model, shards and training repeatable.")] = 0,
+    target_accuracy: Annotated[float | None, typer.Option(help="End as soon as a version reaches it on the test set.")] = None,
+    processes: Annotated[int | None, typer.Option(help="Processes that host the devices. Default: one per core.")] = None,
+    learner: Annotated[str, typer.Option(help="keras, or synthetic: random updates, to try the system alone.")] = "keras",
+    out: Annotated[Path | None, typer.Option(help="A new directory for model, summary and logs. Default: below runs/.")] = None,
+    summary: Annotated[Path | None, typer.Option(help="Write the summary (JSON) there. Default: below --out.")] = None,
+    server_port: Annotated[int, typer.Option(help="0: any free one.")] = 8000,
+    aggregator_port: Annotated[int, typer.Option(help="0: any free one.")] = 8003,
+    storage_port: Annotated[int, typer.Option(help="0: any free one.")] = 8333,
+) -> int:
+    """Boot everything on this machine, train, and exit."""
+    from fedlearn.local.options import check_options
+
+    options = check_options(
+        dataset=dataset,
+        data_dir=data_dir,
+        model=model,
+        devices=devices,
+        rounds=rounds,
+        partitioner=partitioner,
+        alpha=alpha,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        target_accuracy=target_accuracy,
+        processes=processes,
+        learner=learner,
+        out=out,
+        summary=summary,
+        server_port=server_port,
+        aggregator_port=aggregator_port,
+        storage_port=storage_port,
+    )
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        from fedlearn.local.run import run as run_task
+    except ModuleNotFoundError as error:
+        missing = f"'fedlearn run' needs {error.name}: install fedlearn[local,learning]."
+        raise SetupError(Code.SETTING_INVALID, missing) from error
+    done = run_task(options, Console(), STARTED_AT)
+    return 0 if all(round_.outcome == "committed" for round_ in done.rounds) else 1
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,159 @@
+"""Everything on one machine: the storage, the three services, the evaluator and the devices, booted side by side."""
+
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from fedlearn.adapters.operator import OperatorClient
+from fedlearn.core.errors import Code, SetupError
+from fedlearn.data.datasets import CACHE, Dataset, find
+from fedlearn.data.partitioners import make_partitioner
+from fedlearn.data.shards import cut, write_shard
+from fedlearn.local.deployment import Addresses, Deployment, free_port
+from fedlearn.local.nursery import Nursery
+from fedlearn.local.options import RunOptions
+from fedlearn.local.processes import Process, Service, Services, start_program
+from fedlearn.local.storage import LocalStorage
+
+Say = Callable[[str], None]
+
+
+class Launcher:
+    """A running deployment; a context manager that leaves nothing running.
+
+    Args:
+        directory: an empty or new directory for logs and state.
+        say: takes a sentence on what is being done.
+    """
+
+    def __init__(self, options: RunOptions, directory: Path, say: Say) -> None:
+        self._options, self._say = options, say
+        self.directory, self.logs = directory, directory / "logs"
+        self._services = Services()
+        self._storage: LocalStorage | None = None
+        self._nursery: Nursery | None = None
+        self.deployment: Deployment | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def boot(self) -> None:
+        """Start everything but the task; devices check in as soon as they can.
+
+        Raises:
+            SetupError: with the one sentence that the user needs.
+        """
+        options = self._options
+        self.logs.mkdir(parents=True)
+        addresses = Addresses(*(free_port(p) for p in (options.server_port, options.aggregator_port, options.storage_port)))
+        if options.learner == "keras":
+            self._nursery = Nursery(self.logs / "nursery.log")
+        self._storage = LocalStorage(self.directory / "storage", port=addresses.storage)
+        secrets = {role: self._storage.credentials(role) for role in ("server", "aggregator")}
+        self.deployment = deployment = Deployment(self.directory, addresses, secrets)
+        with ThreadPoolExecutor(2) as threads:
+            self._say(
+                f"Starting object storage, server and aggregator, and cutting {options.dataset} for {options.devices} devices."
+            )
+            shards = threads.submit(self._cut_shards)
+            storage = threads.submit(self._storage.start)
+            server = self._program("server", deployment.server())
+            aggregator = self._program("aggregator", deployment.aggregator())
+            shards.result()
+            storage.result()
+        self._say(f"Starting the evaluator and {self.processes} device processes.")
+        self._start_learners(deployment)
+        server.wait_until_answering(f"{addresses.server_url}/readyz")
+        aggregator.wait_until_answering(f"{addresses.aggregator_url}/readyz")
+
+    @property
+    def processes(self) -> int:
+        """How many processes host the devices: one per core unless the options say otherwise."""
+        return self._options.processes or min(self._options.devices, os.cpu_count() or 1)
+
+    def client(self) -> OperatorClient:
+        """An operator's client of this deployment's server."""
+        assert self.deployment is not None
+        return OperatorClient(self.deployment.addresses.server_url, self.deployment.operator_token())
+
+    def check(self) -> None:
+        """Raises:
+        SetupError: `service_failed` when something has ended by itself.
+        """
+        self._services.check()
+        if self._storage is not None and not self._storage.running:
+            raise SetupError(Code.STORAGE_FAILED, "The object storage has ended by itself; its log is in the run's directory.")
+
+    def run_learner(self, name: str, arguments: list[str]) -> None:
+        """Run a `fedlearn` command that needs Keras, and wait for its end.
+
+        Raises:
+            SetupError: `service_failed` when it fails.
+        """
+        assert self.deployment is not None
+        token = {"FEDLEARN_OPERATOR_TOKEN": self.deployment.operator_token()}
+        service = self._learner(name, arguments, token)
+        while not service.process.wait(0.05):
+            self.check()
+        if service.process.status != 0:
+            raise service.failure()
+
+    def stop(self) -> None:
+        """Stop all that was started."""
+        self._services.stop()
+        if self._nursery is not None:
+            self._nursery.terminate(1.0)
+        if self._storage is not None:
+            self._storage.stop()
+
+    # --- the parts
+
+    def _program(self, role: str, environment: Mapping[str, str]) -> Service:
+        return self._services.add(start_program(role, [role], environment, self.logs / f"{role}.log"))
+
+    def _start_learners(self, deployment: Deployment) -> None:
+        options = self._options
+        learner = {"FEDLEARN_LEARNER": options.learner}
+        evaluator = deployment.evaluator(port=free_port(), dataset=options.dataset, data_dir=options.data_dir)
+        self._services.add(self._learner("evaluator", ["evaluator"], {**evaluator, **learner}))
+        first = 0
+        for index, count in enumerate(_shares(options.devices, self.processes)):
+            device = deployment.device(
+                index,
+                port=free_port(),
+                shards=self.directory / "shards",
+                first_shard=first,
+                count=count,
+                dataset=options.dataset,
+                seed=options.seed,
+            )
+            self._services.add(self._learner(f"device-{index}", ["device"], {**device, **learner}))
+            first += count
+
+    def _learner(self, name: str, arguments: list[str], environment: Mapping[str, str]) -> Service:
+        log = self.logs / f"{name}.log"
+        if self._nursery is None:
+            return start_program(name, arguments, environment, log)
+        process: Process = self._nursery.start(arguments, environment, log)
+        return Service(name, process, log)
+
+    def _cut_shards(self) -> None:
+        options = self._options
+        dataset: Dataset = find(options.dataset, directory=options.data_dir, cache=CACHE)
+        rng = np.random.default_rng(options.seed)
+        partitioner = make_partitioner(options.partitioner, options.devices, alpha=options.alpha)
+        for index, shard in enumerate(cut(dataset.train, partitioner, rng)):
+            write_shard(self.directory / "shards" / str(index), shard)
+
+
+def _shares(devices: int, processes: int) -> list[int]:
+    """`devices` as evenly as may be over `processes`."""
+    return [devices // processes + (index < devices % processes) for index in range(processes)]

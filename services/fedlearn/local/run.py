@@ -1,0 +1,176 @@
+"""`fedlearn run`: boot everything, train, tell, and leave a model and a summary behind."""
+
+import shutil
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from fedlearn.adapters.operator import OperatorClient
+from fedlearn.core.errors import Code, Outage, Refusal, SetupError
+from fedlearn.local.launcher import Launcher
+from fedlearn.local.options import RunOptions
+from fedlearn.protocol.messages import RoundView, VersionView
+from fedlearn.reporting.history import RoundFigures, Summary, figures
+from fedlearn.reporting.progress import Progress, table
+
+_STATE = ("storage", "shards", "keys", "server.db", "server.db-wal", "server.db-shm")
+_ABANDONED_IN_A_ROW = 3
+_WATCH_SECONDS = 1.0
+_LEAST_PAUSE_SECONDS = 0.1
+_SERVER_PATIENCE_SECONDS = 60.0
+_NEEDED_BYTES = 500_000_000
+
+
+def run(options: RunOptions, console: Console, started_at: float) -> Summary:
+    """Run a task from nothing to its end.
+
+    Args:
+        started_at: `time.monotonic()` at the command's start.
+
+    Raises:
+        SetupError: for what the user can mend; nothing is left running.
+    """
+    directory = _make_directory(options.out)
+    with Progress(console, options.rounds) as progress, Launcher(options, directory, progress.say) as launcher:
+        launcher.boot()
+        progress.say("Building the model and submitting the task.")
+        task = f"{options.dataset}-{options.model}"
+        launcher.run_learner("submit", _submission(options, task, launcher))
+        with launcher.client() as client:
+            history, versions = Watch(client, task, options, launcher, progress).until_ended()
+            newest = versions[-1]
+            path = directory / "model.keras"
+            progress.say("Saving the model.")
+            launcher.run_learner("save", ["models", "download", "--server", _url(launcher), "--task", task, "--out", str(path)])
+    evaluation = newest.evaluation or {}
+    summary = Summary(
+        dataset=options.dataset,
+        model=options.model,
+        devices=options.devices,
+        partitioner=options.partitioner,
+        seed=options.seed,
+        rounds=history,
+        final_accuracy=evaluation.get("accuracy"),
+        final_loss=evaluation.get("loss"),
+        model_path=path,
+        model_version=newest.model.version,
+        seconds=round(time.monotonic() - started_at, 3),
+    )
+    summary_path = options.summary or directory / "summary.json"
+    summary_path.write_text(summary.model_dump_json(indent=2) + "\n")
+    _forget_state(directory)
+    _tell(console, summary, summary_path)
+    return summary
+
+
+class Watch:
+    """Follows a task through the server's API until it has ended and every version is scored."""
+
+    def __init__(self, client: OperatorClient, task: str, options: RunOptions, launcher: Launcher, progress: Progress) -> None:
+        self._client, self._task, self._options = client, task, options
+        self._launcher, self._progress = launcher, progress
+        self._ended: dict[int, RoundView] = {}
+
+    def until_ended(self) -> tuple[list[RoundFigures], list[VersionView]]:
+        """The rounds' figures and all versions.
+
+        Raises:
+            SetupError: `service_failed` when a service has ended by itself, or the server does not answer for a minute.
+        """
+        answered_at = time.monotonic()
+        while True:
+            self._launcher.check()
+            try:
+                state, history, versions = self._look()
+            except Outage as outage:
+                if time.monotonic() - answered_at > _SERVER_PATIENCE_SECONDS:
+                    raise SetupError(Code.SERVICE_FAILED, outage.detail) from outage
+                time.sleep(_WATCH_SECONDS)
+                continue
+            answered_at = time.monotonic()
+            if state != "running" and all(version.evaluation is not None for version in versions):
+                return history, versions
+            if state == "running" and _hopeless(history):
+                self._client.cancel(self._task)
+            time.sleep(_LEAST_PAUSE_SECONDS)
+
+    def _look(self) -> tuple[str, list[RoundFigures], list[VersionView]]:
+        state = self._client.task(self._task).state
+        running = self._current(wait_seconds=_WATCH_SECONDS if state == "running" else 0.0)
+        last = 0 if running is None else running.round
+        for number in range(1, last):
+            if number not in self._ended:
+                self._ended[number] = self._client.round(self._task, number)
+        if running is not None and running.phase in ("committed", "abandoned"):
+            self._ended[running.round] = running
+            running = None
+        versions = self._client.models(self._task)
+        history = [figures(round_, versions) for _, round_ in sorted(self._ended.items())]
+        self._progress.show(running, history)
+        return state, history, versions
+
+    def _current(self, wait_seconds: float) -> RoundView | None:
+        try:
+            return self._client.current_round(self._task, wait_seconds)
+        except Refusal as refusal:
+            if refusal.code is not Code.ROUND_UNKNOWN:
+                raise
+            return None
+
+
+def _hopeless(history: list[RoundFigures]) -> bool:
+    last = history[-_ABANDONED_IN_A_ROW:]
+    return len(last) == _ABANDONED_IN_A_ROW and all(figures.outcome == "abandoned" for figures in last)
+
+
+def _submission(options: RunOptions, task: str, launcher: Launcher) -> list[str]:
+    arguments = ["tasks", "submit-builtin", "--server", _url(launcher), "--task", task]
+    for name in ("dataset", "model", "devices", "rounds", "epochs", "batch_size", "learning_rate", "seed", "target_accuracy"):
+        value = getattr(options, name)
+        if value is not None:
+            arguments += [f"--{name.replace('_', '-')}", str(value)]
+    return arguments
+
+
+def _url(launcher: Launcher) -> str:
+    assert launcher.deployment is not None
+    return launcher.deployment.addresses.server_url
+
+
+def _make_directory(out: Path | None) -> Path:
+    directory = out or Path("runs") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        occupied = any(directory.iterdir())
+    except OSError as error:
+        raise SetupError(Code.SETTING_INVALID, f"--out {directory} can't be used: {error.strerror}.") from error
+    if occupied:
+        raise SetupError(Code.SETTING_INVALID, f"--out {directory} is not empty: choose another directory, or remove it.")
+    free = shutil.disk_usage(directory).free
+    if free < _NEEDED_BYTES:
+        short = (
+            f"{free / 1e6:.0f} MB are free at {directory}, a run needs {_NEEDED_BYTES / 1e6:.0f} MB: make room, or use --out."
+        )
+        raise SetupError(Code.DISK_FULL, short)
+    return directory.resolve()
+
+
+def _forget_state(directory: Path) -> None:
+    """What only the run itself needed: shards, keys, and the storage's and the server's files."""
+    for name in _STATE:
+        path = directory / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _tell(console: Console, summary: Summary, summary_path: Path) -> None:
+    if not console.is_terminal:
+        console.print(table(summary.rounds))
+    accuracy = "unknown" if summary.final_accuracy is None else f"{100 * summary.final_accuracy:.2f} %"
+    console.print(f"Accuracy on the test set: {accuracy} after {len(summary.rounds)} rounds, {summary.seconds:.1f} s in all.")
+    console.print(f"The model (version {summary.model_version}): {summary.model_path}", soft_wrap=True)
+    console.print(f"The summary: {summary_path}; logs: {summary.model_path.parent / 'logs'}", soft_wrap=True)
