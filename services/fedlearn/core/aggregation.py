@@ -40,7 +40,7 @@ class WeightedSum:
         for start in range(0, self.parameters, _WINDOW):
             delta = update.delta[start : start + _WINDOW]
             product = self._product[: len(delta)]
-            np.multiply(delta, weight, out=product)
+            np.multiply(delta, weight, out=product, dtype=np.float64)  # in float32 the product would lose what the sum keeps
             self._sum[start : start + len(delta)] += product
         self.examples += update.examples
         self.updates += 1

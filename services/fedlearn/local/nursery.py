@@ -8,6 +8,7 @@ import ctypes
 import importlib
 import json
 import os
+import runpy
 import select
 import signal
 import socket
@@ -17,7 +18,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedlearn import cli
 from fedlearn.local.child import Child
 
 _READY_SECONDS = 120.0
@@ -132,7 +132,8 @@ def _signal(pid: int, number: int) -> None:
 
 def main() -> None:
     """Import, then fork until the launcher hangs up."""
-    importlib.import_module("fedlearn.learning.training")
+    for module in ("fedlearn.cli", "fedlearn.device.app", "fedlearn.device.evaluator", "fedlearn.learning.training"):
+        importlib.import_module(module)
     requests = socket.socket(fileno=int(sys.argv[1]))
     read, write = os.pipe()
     os.set_blocking(write, False)
@@ -200,7 +201,7 @@ def _tie_to(parent: int) -> None:
 def _become(arguments: list[str]) -> int:
     sys.argv = ["fedlearn", *arguments]
     try:
-        cli.main()
+        runpy.run_module("fedlearn", run_name="__main__", alter_sys=True)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
