@@ -70,7 +70,7 @@ def aggregating(number: int) -> Round:
 
 
 def committed(round_: Round, writer: int) -> Round:
-    model = ModelRef(1, f"mnist/1-{writer}", f"{writer:064}", 1)
+    model = ModelRef(1 + writer, f"mnist/{writer}", f"{writer:064}", 1)  # of a number that is free whoever else has won
     after, _ = advance(round_, Aggregated(Aggregate(model, frozenset(DEVICES), 80)), 3.0)
     return after
 
@@ -101,7 +101,7 @@ def test_of_rounds_with_the_same_base_exactly_one_is_committed(replicas: Sequenc
     assert sorted(map(str, told)) == ["None", *["base_superseded"] * (REPLICAS - 1)]
     winner = told.index(None)
     assert [version.round for version in replicas[0].versions(MNIST)] == [None, winner + 1]
-    assert replicas[0].task(MNIST).model == ModelRef(1, f"mnist/1-{winner}", f"{winner:064}", 1)
+    assert replicas[0].task(MNIST).model == ModelRef(1 + winner, f"mnist/{winner}", f"{winner:064}", 1)
     assert [round_.phase.ended for round_ in replicas[0].rounds(MNIST)] == [n == winner for n in range(REPLICAS)]
 
 
