@@ -62,15 +62,16 @@ def at_once(replicas: Sequence[DatabaseRoundStore], call: Callable[[DatabaseRoun
         return list(threads.map(run, range(len(replicas))))
 
 
-def aggregating(number: int) -> Round:
-    round_ = start(RoundId(MNIST, number), RoundPolicy(8), BASE, 1.0)
+def aggregating(number: int, base: ModelRef = BASE) -> Round:
+    round_ = start(RoundId(MNIST, number), RoundPolicy(8), base, 1.0)
     for event in (CohortSelected(DEVICES), RoundOpened(), UpdatesCounted(frozenset(DEVICES), {})):
         round_, _ = advance(round_, event, 2.0)
     return round_
 
 
 def committed(round_: Round, writer: int) -> Round:
-    model = ModelRef(1 + writer, f"mnist/{writer}", f"{writer:064}", 1)  # of a number that is free whoever else has won
+    version = round_.base.version + 1 + writer  # a number that is free whoever else has won
+    model = ModelRef(version, f"mnist/{version}", f"{version:064}", 1)
     after, _ = advance(round_, Aggregated(Aggregate(model, frozenset(DEVICES), 80)), 3.0)
     return after
 
@@ -93,16 +94,27 @@ def test_of_writers_that_read_the_same_round_exactly_one_wins(replicas: Sequence
         before = after[told.index(None)]
 
 
+def commit(before: Sequence[Round], store: DatabaseRoundStore, number: int) -> None:
+    store.commit(committed(before[number], number), before[number], 4.0)
+
+
 def test_of_rounds_with_the_same_base_exactly_one_is_committed(replicas: Sequence[DatabaseRoundStore]) -> None:
-    rounds = [aggregating(number) for number in range(1, REPLICAS + 1)]
-    for round_ in rounds:
-        replicas[0].add_round(round_)
-    told = at_once(replicas, lambda store, n: store.commit(committed(rounds[n], n), rounds[n], 4.0))
-    assert sorted(map(str, told)) == ["None", *["base_superseded"] * (REPLICAS - 1)]
-    winner = told.index(None)
-    assert [version.round for version in replicas[0].versions(MNIST)] == [None, winner + 1]
-    assert replicas[0].task(MNIST).model == ModelRef(1 + winner, f"mnist/{winner}", f"{winner:064}", 1)
-    assert [round_.phase.ended for round_ in replicas[0].rounds(MNIST)] == [n == winner for n in range(REPLICAS)]
+    base, winners = BASE, []
+    for turn in range(10):
+        rounds = [aggregating(1 + turn * REPLICAS + n, base) for n in range(REPLICAS)]
+        for round_ in rounds:
+            replicas[0].add_round(round_)
+        told = at_once(replicas, partial(commit, rounds))
+        assert sorted(map(str, told)) == ["None", *["base_superseded"] * (REPLICAS - 1)]
+        winner = committed(rounds[told.index(None)], told.index(None))
+        assert winner.aggregate is not None
+        assert replicas[0].task(MNIST).model == winner.aggregate.model
+        assert [replicas[0].round(round_.id) for round_ in rounds if round_.id != winner.id] == [
+            round_ for round_ in rounds if round_.id != winner.id
+        ]
+        base = winner.aggregate.model
+        winners.append(winner.id.number)
+    assert [version.round for version in replicas[0].versions(MNIST)] == [None, *winners]
 
 
 def test_of_replicas_that_open_the_same_round_exactly_one_does(replicas: Sequence[DatabaseRoundStore]) -> None:
