@@ -33,7 +33,7 @@ WRAPPED_BYTES = KEM.MLKEM768_X25519.enc_length() + CONTENT_KEY_BYTES + 16
 """The length of a content key wrapped by HPKE: encapsulation, ciphertext and tag."""
 
 _MLKEM_PUBLIC, _MLKEM_SEED, _X25519 = 1184, 64, 32
-_SALT, _TAG = 32, 16
+_SALT = 32
 _SIGNATURE_LABEL = b"fedlearn sealing key signature v1\n"
 _WRAP_LABEL = b"fedlearn sealing key wrap v1\n"
 
@@ -129,13 +129,13 @@ class SealingKey:
         Raises:
             Refusal: `aggregator_key_lost` when `blob` is damaged, or was wrapped by another identity or for another round.
         """
-        lost = f"The sealing key of round {round_} can't be unwrapped: it is damaged, or the aggregator's identity has changed."
-        if len(blob) != _SALT + _MLKEM_SEED + _X25519 + _TAG:
-            raise Refusal(Code.AGGREGATOR_KEY_LOST, lost)
         try:
             seed = _wrapping_cipher(identity, blob[:_SALT]).decrypt(bytes(12), blob[_SALT:], _wrapping_context(round_))
         except InvalidTag as error:
-            raise Refusal(Code.AGGREGATOR_KEY_LOST, lost) from error
+            raise Refusal(
+                Code.AGGREGATOR_KEY_LOST,
+                f"The sealing key of round {round_} can't be unwrapped: it is damaged, or the aggregator's identity is another.",
+            ) from error
         return cls._of(round_, seed)
 
     def sign(self, identity: Ed25519PrivateKey) -> "SignedSealingKey":
