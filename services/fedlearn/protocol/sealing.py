@@ -134,7 +134,7 @@ class SealingKey:
         except InvalidTag as error:
             raise Refusal(
                 Code.AGGREGATOR_KEY_LOST,
-                f"The sealing key of round {round_} can't be unwrapped: it is damaged, or the aggregator's identity is another.",
+                f"The sealing key of round {round_} does not unwrap: it is damaged, or the aggregator's identity is another.",
             ) from error
         return cls._of(round_, seed)
 
