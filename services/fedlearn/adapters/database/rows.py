@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 from sqlalchemy import RowMapping
@@ -15,6 +16,9 @@ from fedlearn.core.rounds import Aggregate, ModelRef, Participant, Phase, Round,
 
 Values = dict[str, Any]
 """A row to write, by column."""
+
+Member = tuple[str, str, str | None]
+"""A participant as it is read: device, standing, code."""
 
 
 def ref_values(ref: ModelRef, prefix: str = "") -> Values:
@@ -96,8 +100,8 @@ def participant_values(round_id: RoundId, device: DeviceId, place: int, particip
     }
 
 
-def read_round(row: RowMapping, members: Iterable[tuple[str, str, str | None]]) -> Round:
-    """Read a row of `rounds` and its participants as (device, standing, code), in their order."""
+def read_round(row: RowMapping, members: Iterable[Member]) -> Round:
+    """Read a row of `rounds` and its participants, in their order."""
     return Round(
         id=RoundId(TaskId(row["task"]), row["number"]),
         policy=RoundPolicy(**row["policy"]),
@@ -105,14 +109,16 @@ def read_round(row: RowMapping, members: Iterable[tuple[str, str, str | None]]) 
         opened_at=row["opened_at"],
         phase=Phase(row["phase"]),
         phase_since=row["phase_since"],
-        participants={
-            DeviceId(device): Participant(Standing(standing), None if code is None else Code(code))
-            for device, standing, code in members
-        },
+        participants={DeviceId(device): _participant(standing, code) for device, standing, code in members},
         phase_seconds={Phase(phase): seconds for phase, seconds in row["phase_seconds"].items()},
         reason=None if row["reason"] is None else Code(row["reason"]),
         aggregate=None if row["aggregate"] is None else _read_aggregate(row["aggregate"]),
     )
+
+
+@cache  # a few hundred values stand for all devices of all rounds, and making them anew is half of the time of a load
+def _participant(standing: str, code: str | None) -> Participant:
+    return Participant(Standing(standing), None if code is None else Code(code))
 
 
 def _aggregate_document(aggregate: Aggregate) -> Values:
