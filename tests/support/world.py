@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+
 from fedlearn.adapters.http import TICKET_HEADER
 from fedlearn.adapters.identity import LocalIssuer
 from fedlearn.adapters.keyfiles import load_public_key
