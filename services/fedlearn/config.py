@@ -43,6 +43,8 @@ class IdentitySettings(_Group):
 
     mode: Literal["jwks"] = Field("jwks", description="jwks: against the issuer's public keys.")
     jwks: str = Field(description="Where the issuer's public keys are: a file or an http(s) URL.")
+    jwks_ca_file: Path | None = Field(None, description="The CA of that URL's server, where the system's don't know it.")
+    jwks_token_file: Path | None = Field(None, description="The token to show at that URL; Kubernetes' own wants one.")
     issuer: str | None = Field(None, description="What `iss` must be; none to accept any issuer of these keys.")
     namespace: str = Field("fedlearn", description="The namespace that all callers live in.")
     server: str = Field("fedlearn-server", description="The server's service account.")

@@ -7,7 +7,8 @@ from typing import Annotated
 from fastapi import Header
 from starlette.concurrency import run_in_threadpool
 
-from fedlearn.adapters.identity import Caller, IdentityVerifier
+from fedlearn.adapters.http import TokenFile
+from fedlearn.adapters.identity import Caller, IdentityVerifier, JwksVerifier
 from fedlearn.config import IdentitySettings
 from fedlearn.core.errors import Code, Refusal
 
@@ -48,6 +49,13 @@ class Gate:
             return caller
 
         return check
+
+
+def make_gate(settings: IdentitySettings, audience: str) -> Gate:
+    """The gate of the service that tokens of this audience are for."""
+    bearer = TokenFile(settings.jwks_token_file) if settings.jwks_token_file else None
+    verifier = JwksVerifier(settings.jwks, audience, settings.issuer, ca_file=settings.jwks_ca_file, bearer=bearer)
+    return Gate(verifier, settings)
 
 
 def operator_gate(token: Callable[[], str]) -> Callable[..., object]:

@@ -6,9 +6,8 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from fedlearn.adapters.gate import Gate
+from fedlearn.adapters.gate import make_gate
 from fedlearn.adapters.http import ServiceClient, TokenFile, get_json
-from fedlearn.adapters.identity import JwksVerifier
 from fedlearn.adapters.keyfiles import load_private_key
 from fedlearn.adapters.objects import object_store
 from fedlearn.adapters.web import listen, make_app, serve
@@ -52,8 +51,7 @@ def build_app(settings: AggregatorSettings) -> FastAPI:
         lifespan=lifespan,
         ready=rounds.ready,
     )
-    identity = settings.identity
-    gate = Gate(JwksVerifier(identity.jwks, AUDIENCE, identity.issuer), identity)
+    gate = make_gate(settings.identity, AUDIENCE)
     app.include_router(server_routes(rounds, gate, settings))
     app.include_router(
         device_routes(

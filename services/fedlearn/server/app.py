@@ -9,9 +9,8 @@ import numpy as np
 from fastapi import FastAPI
 
 from fedlearn.adapters.database import DatabaseRoundStore
-from fedlearn.adapters.gate import Gate
+from fedlearn.adapters.gate import make_gate
 from fedlearn.adapters.http import ServiceClient, TokenFile
-from fedlearn.adapters.identity import JwksVerifier
 from fedlearn.adapters.objects import object_store
 from fedlearn.adapters.web import listen, make_app, serve
 from fedlearn.config import ServerSettings
@@ -66,8 +65,7 @@ def build_app(settings: ServerSettings) -> FastAPI:
         ready=coordinator.ready,
         on_stop=coordinator.let_go,
     )
-    identity = settings.identity
-    gate = Gate(JwksVerifier(identity.jwks, AUDIENCE, identity.issuer), identity)
+    gate = make_gate(settings.identity, AUDIENCE)
     app.include_router(device_routes(coordinator, gate, settings))
     app.include_router(aggregator_routes(coordinator, gate, settings))
     app.include_router(evaluator_routes(coordinator, gate, settings))
