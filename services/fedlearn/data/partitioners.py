@@ -1,0 +1,231 @@
+"""How a dataset is divided among devices, by the names of flwr-datasets, on index arrays.
+
+Every partitioner but `FullPartitioner` gives each example to exactly one device, and no device goes without.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fedlearn.core.errors import Code, SetupError
+
+Indices = npt.NDArray[np.intp]
+Labels = npt.NDArray[Any]
+
+PARTITIONERS = ("full", "iid", "dirichlet", "shard", "pathological")
+
+
+class Partitioner(Protocol):
+    @property
+    def num_partitions(self) -> int:
+        """How many devices there are."""
+        ...
+
+    def partition(self, labels: Labels, rng: np.random.Generator) -> list[Indices]:
+        """The indices of each device's examples; the same generator state gives the same ones.
+
+        Args:
+            labels: class numbers, shape (n,).
+
+        Raises:
+            SetupError: `setting_invalid` when these labels cannot be divided so.
+        """
+        ...
+
+
+def make_partitioner(
+    name: str,
+    num_partitions: int,
+    *,
+    alpha: float = 0.5,
+    min_partition_size: int = 10,
+    self_balancing: bool = True,
+    num_shards_per_partition: int = 2,
+    num_classes_per_partition: int = 2,
+) -> Partitioner:
+    """The partitioner of that name, one of `PARTITIONERS`; settings that it does not have are ignored.
+
+    Raises:
+        SetupError: `setting_invalid`.
+    """
+    match name:
+        case "full":
+            return FullPartitioner(num_partitions)
+        case "iid":
+            return IidPartitioner(num_partitions)
+        case "dirichlet":
+            return DirichletPartitioner(num_partitions, alpha, min_partition_size, self_balancing)
+        case "shard":
+            return ShardPartitioner(num_partitions, num_shards_per_partition)
+        case "pathological":
+            return PathologicalPartitioner(num_partitions, num_classes_per_partition)
+    raise _invalid(f"There is no partitioner {name!r}: use one of {', '.join(PARTITIONERS)}.")
+
+
+@dataclass(frozen=True, slots=True)
+class FullPartitioner:
+    """Every device holds everything, as in the original project's walk-through."""
+
+    num_partitions: int
+
+    def __post_init__(self) -> None:
+        _at_least(1, num_partitions=self.num_partitions)
+
+    def partition(self, labels: Labels, rng: np.random.Generator) -> list[Indices]:  # noqa: ARG002 - the protocol's
+        _check_labels(labels, 1)
+        return [np.arange(len(labels))] * self.num_partitions
+
+
+@dataclass(frozen=True, slots=True)
+class IidPartitioner:
+    """A random division into parts whose sizes differ by one at most."""
+
+    num_partitions: int
+
+    def __post_init__(self) -> None:
+        _at_least(1, num_partitions=self.num_partitions)
+
+    def partition(self, labels: Labels, rng: np.random.Generator) -> list[Indices]:
+        _check_labels(labels, self.num_partitions)
+        return np.array_split(rng.permutation(len(labels)), self.num_partitions)
+
+
+@dataclass(frozen=True, slots=True)
+class DirichletPartitioner:
+    """Each class is divided by proportions drawn from Dirichlet(alpha): the smaller alpha, the more uneven.
+
+    Hsu et al. 2019, "Measuring the effects of non-identical data distribution"; with `self_balancing`, as in Yurochkin et al.
+    2019, a device that has its average share already gets nothing of the classes that follow.
+
+    Args:
+        min_partition_size: drawn again until every device has as many examples.
+    """
+
+    num_partitions: int
+    alpha: float = 0.5
+    min_partition_size: int = 10
+    self_balancing: bool = True
+
+    def __post_init__(self) -> None:
+        _at_least(1, num_partitions=self.num_partitions, min_partition_size=self.min_partition_size)
+        if not 0 < self.alpha < float("inf"):
+            raise _invalid(f"alpha is {self.alpha}; it must be above 0.")
+
+    def partition(self, labels: Labels, rng: np.random.Generator) -> list[Indices]:
+        _check_labels(labels, self.num_partitions * self.min_partition_size)
+        for _ in range(_DRAWS):
+            parts = self._draw(labels, rng)
+            if min(map(len, parts)) >= self.min_partition_size:
+                return parts
+        sentence = (
+            f"No division by Dirichlet({self.alpha}) gave each of {self.num_partitions} devices {self.min_partition_size}"
+        )
+        raise _invalid(f"{sentence} examples in {_DRAWS} draws: use a larger alpha or fewer devices.")
+
+    def _draw(self, labels: Labels, rng: np.random.Generator) -> list[Indices]:
+        pieces: list[list[Indices]] = [[] for _ in range(self.num_partitions)]
+        sizes = np.zeros(self.num_partitions, dtype=np.intp)
+        for label in rng.permutation(np.unique(labels)):
+            members = rng.permutation(np.flatnonzero(labels == label))
+            shares = rng.dirichlet(np.full(self.num_partitions, self.alpha))
+            if self.self_balancing:
+                shares = _balanced(shares, sizes < len(labels) / self.num_partitions, rng)
+            cuts = np.rint(np.cumsum(shares)[:-1] * len(members)).astype(np.intp)
+            for device, piece in enumerate(np.split(members, cuts)):
+                pieces[device].append(piece)
+                sizes[device] += len(piece)
+        return [np.concatenate(piece) for piece in pieces]
+
+
+_DRAWS = 200
+
+
+def _balanced(
+    shares: npt.NDArray[np.float64], hungry: npt.NDArray[np.bool_], rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """The shares of those that have less than their average; whoever is left over, if all of theirs are nil."""
+    kept = np.where(hungry, shares, 0.0)
+    if not kept.any():
+        kept[rng.choice(np.flatnonzero(hungry))] = 1.0
+    kept /= kept.sum()
+    return kept
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPartitioner:
+    """Sorted by label, cut into equal shards, dealt at random. With 2 a device this is the pathological division of McMahan et al.
+    2017, section 3, where 100 devices hold 2 of 200 shards of 300.
+    """
+
+    num_partitions: int
+    num_shards_per_partition: int = 2
+
+    def __post_init__(self) -> None:
+        _at_least(1, num_partitions=self.num_partitions, num_shards_per_partition=self.num_shards_per_partition)
+
+    def partition(self, labels: Labels, rng: np.random.Generator) -> list[Indices]:
+        shards = self.num_partitions * self.num_shards_per_partition
+        _check_labels(labels, shards)
+        cut = np.array_split(np.argsort(labels, kind="stable"), shards)
+        dealt = rng.permutation(shards).reshape(self.num_partitions, self.num_shards_per_partition)
+        return [np.concatenate([cut[shard] for shard in hand]) for hand in dealt]
+
+
+@dataclass(frozen=True, slots=True)
+class PathologicalPartitioner:
+    """Each device holds exactly `num_classes_per_partition` classes, drawn at random; a class is divided evenly among those who
+    hold it, and someone holds it.
+    """
+
+    num_partitions: int
+    num_classes_per_partition: int = 2
+
+    def __post_init__(self) -> None:
+        _at_least(1, num_partitions=self.num_partitions, num_classes_per_partition=self.num_classes_per_partition)
+
+    def partition(self, labels: Labels, rng: np.random.Generator) -> list[Indices]:
+        _check_labels(labels, self.num_partitions)
+        owners = self._owners(len(classes := np.unique(labels)), rng)
+        pieces: list[list[Indices]] = [[] for _ in range(self.num_partitions)]
+        for label, holders in zip(classes, owners, strict=True):
+            members = rng.permutation(np.flatnonzero(labels == label))
+            if len(members) < len(holders):
+                raise _invalid(
+                    f"{len(holders)} devices hold class {label}, which has {len(members)} examples: use fewer devices."
+                )
+            for device, piece in zip(holders, np.array_split(members, len(holders)), strict=True):
+                pieces[device].append(piece)
+        return [np.concatenate(piece) for piece in pieces]
+
+    def _owners(self, classes: int, rng: np.random.Generator) -> list[list[int]]:
+        """For each class the devices that hold it; a device takes the classes that the fewest others have taken so far."""
+        each = self.num_classes_per_partition
+        if each > classes:
+            raise _invalid(f"num_classes_per_partition is {each}, but there are {classes} classes.")
+        if each * self.num_partitions < classes:
+            raise _invalid(f"{self.num_partitions} devices of {each} classes cannot hold all {classes}: use more of either.")
+        owners: list[list[int]] = [[] for _ in range(classes)]
+        for device in range(self.num_partitions):
+            order = rng.permutation(classes)
+            for label in sorted(order, key=lambda candidate: len(owners[candidate]))[:each]:
+                owners[label].append(device)
+        return owners
+
+
+def _check_labels(labels: Labels, examples: int) -> None:
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise _invalid(f"The labels are {labels.dtype} of shape {labels.shape}; to be divided they must be class numbers.")
+    if len(labels) < examples:
+        raise _invalid(f"{len(labels)} examples are too few: so many devices of such a size take at least {examples}.")
+
+
+def _at_least(least: int, **settings: int) -> None:
+    for name, value in settings.items():
+        if value < least:
+            raise _invalid(f"{name} is {value}; it must be at least {least}.")
+
+
+def _invalid(sentence: str) -> SetupError:
+    return SetupError(Code.SETTING_INVALID, sentence)
