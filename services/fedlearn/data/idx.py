@@ -1,7 +1,7 @@
 """IDX, the format in which MNIST and its successors are published.
 
-Two zero bytes, a type (8 is unsigned byte, the only one here), the number of axes, then the length of each as a big-endian 32-bit
-number, then the elements, the last axis fastest.
+Two zero bytes, a type (8 is unsigned byte, the only one here) and the number of axes, then the length of each as a big-endian
+32-bit number, then the elements, the last axis fastest.
 """
 
 import math

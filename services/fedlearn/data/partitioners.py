@@ -155,8 +155,8 @@ def _balanced(
 
 @dataclass(frozen=True, slots=True)
 class ShardPartitioner:
-    """Sorted by label, cut into equal shards, dealt at random. With 2 a device this is the pathological division of McMahan et al.
-    2017, section 3, where 100 devices hold 2 of 200 shards of 300.
+    """Sorted by label, cut into equal shards, dealt at random. With 2 a device this is the pathological division of McMahan et
+    al. 2017, section 3, where 100 devices hold 2 of 200 shards of 300.
     """
 
     num_partitions: int

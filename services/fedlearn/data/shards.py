@@ -96,7 +96,7 @@ def _write(path: Path, examples: Examples) -> None:
 
 def _read(path: Path) -> Examples:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             x, y = arrays["x"], arrays["y"]
     except FileNotFoundError as error:
         raise _invalid(path, "there is no such file; give --shards a directory with train.npz and holdout.npz") from error
