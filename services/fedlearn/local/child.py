@@ -1,7 +1,9 @@
 """A child process that does not outlive its parent, not even one that is killed."""
 
 import atexit
+import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -30,7 +32,7 @@ class Child:
         pass_fds: file descriptors that it inherits.
 
     Raises:
-        OSError: when the program can't be started.
+        OSError: when there is no such program, or it can't be started.
     """
 
     def __init__(
@@ -42,6 +44,8 @@ class Child:
         log: Path,
         pass_fds: Sequence[int] = (),
     ) -> None:
+        if shutil.which(arguments[0]) is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), arguments[0])
         tie = [sys.executable, "-I", "-S", "-c", _TIE, str(os.getpid())] if sys.platform == "linux" else []
         self._arguments, self._directory, self._environment = [*tie, *arguments], directory, environment
         self._log, self._pass_fds = log, tuple(pass_fds)

@@ -106,6 +106,15 @@ class Launcher:
         if service.process.status != 0:
             raise service.failure()
 
+    def pid(self, name: str) -> int:
+        """The process of the service of this name."""
+        return self._services.named(name).process.pid
+
+    @property
+    def storage(self) -> LocalStorage:
+        assert self._storage is not None
+        return self._storage
+
     def stop(self) -> None:
         """Stop all that was started."""
         self._services.stop()

@@ -94,6 +94,12 @@ class Services:
         self._services.append(service)
         return service
 
+    def named(self, name: str) -> Service:
+        """Raises:
+        KeyError: when no service has this name.
+        """
+        return {service.name: service for service in self._services}[name]
+
     def check(self) -> None:
         """Raises:
         SetupError: `service_failed` when one has ended by itself.

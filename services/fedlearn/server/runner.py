@@ -177,6 +177,7 @@ class TaskRunner:
         if round_.phase in (Phase.CONFIGURATION, Phase.REPORTING):
             self._around.fleet.reserve(round_.devices(*OUTSTANDING))
         self._execute(rounds.resume(round_))
+        self._woken.set()  # devices may have begun to wait between two rounds
         try:
             while self.round is not None and not self.round.phase.ended:
                 await self._step(self.round)

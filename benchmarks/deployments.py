@@ -1,0 +1,78 @@
+"""A deployment with synthetic devices and a plan of the CNN's size, for benchmarks of the system without training."""
+
+import itertools
+import statistics
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedlearn.local.launcher import Launcher
+from fedlearn.local.options import RunOptions
+from fedlearn.protocol.messages import Policy, RoundView
+from fedlearn.protocol.plans import Plan
+from fedlearn.protocol.tensors import encode_model, unflatten
+
+CNN_SHAPES = [(5, 5, 1, 32), (32,), (5, 5, 32, 64), (64,), (3136, 512), (512,), (512, 10), (10,)]
+"""The weights of McMahan's CNN: 1,663,370 float32."""
+
+
+def cnn_plan() -> Plan:
+    dense = {"module": "keras.layers", "class_name": "Dense", "config": {}, "registered_name": None}
+    architecture = {"module": "keras", "class_name": "Sequential", "config": {"layers": [dense]}}
+    return Plan.model_validate(
+        {"dataset": "mnist", "architecture": architecture, "weights": [{"shape": shape} for shape in CNN_SHAPES]}
+    )
+
+
+def random_vector(parameters: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 0.05, parameters).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    launcher: Launcher
+
+    def run(self, task: str, devices: int, rounds: int) -> list[RoundView]:
+        """Run a task of random updates to its end, and return its rounds."""
+        plan = cnn_plan()
+        with self.launcher.client() as client:
+            model = encode_model(unflatten(random_vector(plan.parameters, 0), plan), plan)
+            client.submit(task, plan, model, policy=Policy(goal=devices, min_fraction=1.0), rounds=rounds)
+            while client.task(task).state == "running":
+                self.launcher.check()
+                client.current_round(task, wait_seconds=5)
+            return client.rounds(task)
+
+    def pid(self, name: str) -> int:
+        return self.launcher.pid(name)
+
+
+@contextmanager
+def synthetic(devices: int, processes: int) -> Iterator[Deployment]:
+    """`devices` synthetic devices in so many processes, with everything that a run has."""
+    options = RunOptions(
+        devices=devices, processes=processes, learner="synthetic", server_port=0, aggregator_port=0, storage_port=0
+    )
+    with tempfile.TemporaryDirectory() as directory, Launcher(options, Path(directory) / "run", lambda _: None) as launcher:
+        launcher.boot()
+        yield Deployment(launcher)
+
+
+def peak_megabytes(pid: int) -> float:
+    """The most memory that a process has had (Linux' VmHWM)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1000
+
+
+def seconds_from_round_to_round(rounds: list[RoundView]) -> list[float]:
+    """From the opening of each round to that of the next, the first (which warms up) left out."""
+    opened = [round_.opened_at.timestamp() for round_ in rounds]
+    return [later - earlier for earlier, later in itertools.pairwise(opened[1:])]
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.3f} s (from {min(values):.3f} to {max(values):.3f}, n = {len(values)})"
