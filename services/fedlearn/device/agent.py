@@ -1,6 +1,7 @@
 """One device: check in, train on its own shard, seal, upload, and again."""
 
 import asyncio
+import contextvars
 import hashlib
 import time
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from fedlearn.core.updates import Update
 from fedlearn.device.peers import AggregatorClient
 from fedlearn.device.workshop import Tools, Workshop
 from fedlearn.protocol.envelope import UpdateContext, seal
-from fedlearn.protocol.messages import Assignment, CheckIn, ComeBack, DropOut, UploadDone, UploadRequest
+from fedlearn.protocol.messages import Assignment, CheckIn, ComeBack, DropOut, RoundName, UploadDone, UploadRequest
 from fedlearn.protocol.sealing import SealingPublicKey
 from fedlearn.protocol.tensors import flatten
 from fedlearn.telemetry import metrics
@@ -46,6 +47,7 @@ class Agent:
 
     def __init__(self, home: Home, workshop: Workshop, aggregator: AggregatorClient, checkin_seconds: float) -> None:
         self._home, self._workshop, self._aggregator = home, workshop, aggregator
+        self._uploaded: RoundName | None = None
         self._checkin = CheckIn(
             slot=home.slot,
             dataset=home.dataset,
@@ -68,7 +70,7 @@ class Agent:
 
     async def _check_in(self) -> Assignment | ComeBack:
         try:
-            answer = await self._workshop.server.check_in(self._checkin)
+            answer = await self._workshop.server.check_in(self._checkin.model_copy(update={"uploaded": self._uploaded}))
         except FedlearnError as error:
             self.connected = False
             _log.warning("check-in failed", code=error.code, detail=error.detail)
@@ -109,8 +111,9 @@ class Agent:
         tools = await workshop.tools(assignment.plan_digest)
         weights = await workshop.weights(assignment.model, assignment.model_url, tools.plan)
         key = await workshop.sealing_key(round_id)
+        in_context = contextvars.copy_context().run  # so that its log lines name round and device
         loop = asyncio.get_running_loop()
-        update = await loop.run_in_executor(workshop.compute, self._train, tools, weights, round_id)
+        update = await loop.run_in_executor(workshop.compute, in_context, self._train, tools, weights, round_id)
         sealed = await asyncio.to_thread(self._seal, update, key, assignment, tools)
         await self._upload(round_id, assignment.ticket, sealed)
 
@@ -150,4 +153,5 @@ class Agent:
         await asyncio.to_thread(self._workshop.transfer.store, grant, body)
         metrics.UPLOADED_BYTES.inc(len(body))
         await persist(lambda: self._aggregator.done(round_id, UploadDone(slot=self._home.slot, sha256=sha256), ticket))
+        self._uploaded = RoundName(task=round_id.task, round=round_id.number)
         _log.info("uploaded", bytes=len(body))

@@ -51,6 +51,11 @@ class Model(Message):
 # --- device and server
 
 
+class RoundName(Message):
+    task: TaskName
+    round: RoundNumber
+
+
 class CheckIn(Message):
     """A device offers itself, and is answered when there is work or `wait_seconds` are over."""
 
@@ -59,6 +64,9 @@ class CheckIn(Message):
     examples: Annotated[int, Field(ge=1, le=100_000_000, description="How many examples its shard trains on.")]
     holdout_examples: Annotated[int, Field(ge=0, le=100_000_000)] = 0
     runtime: Annotated[str, Field(max_length=200, examples=["fedlearn 0.1.0, keras 3.12, tensorflow 2.21"])] = ""
+    uploaded: Annotated[
+        RoundName | None, Field(description="Where its last update went; that round is not assigned again.")
+    ] = None
     wait_seconds: Annotated[float, Field(ge=0, le=300)] = 30.0
 
 

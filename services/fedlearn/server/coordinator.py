@@ -3,14 +3,15 @@
 import asyncio
 from collections.abc import Sequence
 
-from fedlearn.adapters.http import persist
+from fedlearn.adapters.http import persist, spawn
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.ports import ModelVersion, Task
 from fedlearn.core.rounds import Event
 from fedlearn.protocol.messages import Assignment, CheckIn
 from fedlearn.protocol.plans import Plan, read_plan
-from fedlearn.server.runner import Surroundings, TaskRunner
+from fedlearn.server.fleet import has_uploaded
+from fedlearn.server.runner import Surroundings, TaskRunner, sweep_round
 from fedlearn.telemetry import metrics
 from fedlearn.telemetry.logs import log
 
@@ -24,6 +25,7 @@ class Coordinator:
         self._runners: dict[TaskId, TaskRunner] = {}
         self._supervisors: dict[TaskId, asyncio.Task[None]] = {}
         self._plans: dict[str, Plan] = {}
+        self._sweeps: set[asyncio.Task[None]] = set()
         self._versions_changed = asyncio.Event()
         self._stopping = False
         around.fleet.on_change = self._wake
@@ -31,11 +33,15 @@ class Coordinator:
     # --- life
 
     async def start(self) -> None:
-        """Go on with every task that the database says is running."""
+        """Go on with every task that the database says is running, and with rounds that outlived their task's end."""
         tasks: Sequence[Task] = await persist(lambda: asyncio.to_thread(self.around.store.tasks))
         for task in tasks:
-            if task.state == "running":
+            if task.state == "running" or await self._left_open(task):
                 await self.run_task(task)
+
+    async def _left_open(self, task: Task) -> bool:
+        latest = await persist(lambda: asyncio.to_thread(self.around.store.latest_round, task.id))
+        return latest is not None and not latest.phase.ended
 
     async def run_task(self, task: Task) -> None:
         """Drive a task's rounds from now on; nothing happens if this server does already."""
@@ -51,13 +57,12 @@ class Coordinator:
         self._stopping = True
         self.around.fleet.dismiss()
         self.announce_versions()
-        for runner in self._runners.values():
-            runner.announce()
 
     async def stop(self) -> None:
-        for supervisor in self._supervisors.values():
-            supervisor.cancel()
-        await asyncio.gather(*self._supervisors.values(), return_exceptions=True)
+        running = [*self._supervisors.values(), *self._sweeps]
+        for work in running:
+            work.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
     async def _supervise(self, task: Task, plan: Plan) -> None:
         while True:
@@ -80,7 +85,8 @@ class Coordinator:
     async def check_in(self, device: DeviceId, checkin: CheckIn, longest_seconds: float) -> Assignment | None:
         """The device's assignment, at once if it has one (again), else when it is selected; None when the wait is over."""
         for runner in self._runners.values():
-            if (assignment := runner.assignment(device)) is not None:
+            assignment = runner.assignment(device)
+            if assignment is not None and not has_uploaded(checkin, assignment):
                 return assignment
         return await self.around.fleet.wait(device, checkin, min(checkin.wait_seconds, longest_seconds))
 
@@ -90,19 +96,43 @@ class Coordinator:
         Raises:
             Refusal: `task_unknown`, `round_closed`, or the round's own.
         """
-        await self.runner(round_id.task).tell(round_id, event)
-
-    def runner(self, task: TaskId) -> TaskRunner:
-        runner = self._runners.get(task)
+        runner = self.runner(round_id.task)
         if runner is None:
-            raise Refusal(Code.TASK_UNKNOWN, f"No task {task!r} runs here.")
-        return runner
+            await asyncio.to_thread(self.around.store.task, round_id.task)
+            raise Refusal(Code.ROUND_CLOSED, f"Round {round_id} has ended.")
+        await runner.tell(round_id, event)
+
+    def runner(self, task: TaskId) -> TaskRunner | None:
+        """The driver of a task's rounds; None for a task that had ended before this server started."""
+        return self._runners.get(task)
+
+    async def sweep(self, round_id: RoundId) -> None:
+        """Let the aggregator sweep a round, if the database says that it has ended: it seems not to know.
+
+        Raises:
+            Refusal: `round_unknown`.
+        """
+        round_ = await asyncio.to_thread(self.around.store.round, round_id)
+        if round_.phase.ended:
+            spawn(sweep_round(self.around.aggregator, round_id), self._sweeps)
+
+    async def changed(self, task: TaskId, seconds: float) -> None:
+        """Wait until a task's round changes, at most so long; at once for a task that has no more rounds to come.
+
+        Raises:
+            Refusal: `task_unknown`.
+        """
+        runner = self.runner(task)
+        if runner is None:
+            await asyncio.to_thread(self.around.store.task, task)
+        else:
+            await runner.changed(seconds)
 
     async def cancel(self, task: TaskId) -> None:
         """End a task and abandon its running round."""
         await asyncio.to_thread(self.around.store.end_task, task, "cancelled")
-        if task in self._runners:
-            await self._runners[task].cancel()
+        if (runner := self.runner(task)) is not None:
+            await runner.cancel()
 
     # --- plans and evaluations
 
@@ -120,6 +150,8 @@ class Coordinator:
         """A version has come or has been scored."""
         self._versions_changed.set()
         self._versions_changed = asyncio.Event()
+        for runner in self._runners.values():
+            runner.announce()
 
     async def unevaluated(self, dataset: str, seconds: float) -> ModelVersion | None:
         """The oldest version of a task on this dataset that wants a score; waits for one at most so long."""

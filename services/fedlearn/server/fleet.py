@@ -15,6 +15,12 @@ class _Waiter:
     answer: asyncio.Future[Assignment | None] = field(repr=False)
 
 
+def has_uploaded(checkin: CheckIn, assignment: Assignment) -> bool:
+    """Whether the device has done its part already, and only the aggregator's word of it is still to come."""
+    done = checkin.uploaded
+    return done is not None and (done.task, done.round) == (assignment.task, assignment.round)
+
+
 class Fleet:
     """Held check-ins by device; a later check-in of a device takes the place of its earlier one.
 
@@ -61,7 +67,7 @@ class Fleet:
     def answer(self, device: DeviceId, assignment: Assignment) -> bool:
         """Answer the device's held check-in; False if it holds none now."""
         waiter = self._waiters.get(device)
-        if waiter is None or waiter.answer.done():
+        if waiter is None or waiter.answer.done() or has_uploaded(waiter.checkin, assignment):
             return False
         self._settle(waiter, assignment)
         return True

@@ -5,7 +5,8 @@ goes on in the phase that is stored there. All events that have gathered are app
 """
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from fedlearn.adapters.http import persist, spawn
 from fedlearn.core import rounds
-from fedlearn.core.errors import Code, Outage, Refusal
+from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId
 from fedlearn.core.ports import Clock, ObjectStore, RoundStore, Task
 from fedlearn.core.rounds import OUTSTANDING, Effect, Event, Phase, Round
@@ -23,6 +24,7 @@ from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.tickets import TicketSigner
 from fedlearn.server.assignments import Assigner
 from fedlearn.server.fleet import Fleet
+from fedlearn.server.inbox import Inbox, Word
 from fedlearn.server.peers import AggregatorClient
 from fedlearn.telemetry import metrics
 from fedlearn.telemetry.logs import about, log
@@ -33,6 +35,7 @@ Result = TypeVar("Result")
 _CLOSE_AGAIN_SECONDS = 5.0
 _SWEEP_PATIENCE_SECONDS = 600.0
 _CONFLICT_PAUSE_SECONDS = 1.0
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +52,21 @@ class Surroundings:
     ticket_grace_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Told:
-    event: Event
-    round_id: RoundId
-    done: asyncio.Future[None]
-
-
 class TaskRunner:
     """Runs one round after the other until the task is complete or cancelled."""
 
     def __init__(self, task: Task, plan: Plan, around: Surroundings) -> None:
         self._task, self._plan, self._around = task, plan, around
-        self._inbox: list[_Told] = []
+        self._inbox = Inbox()
+        self._loaded = asyncio.Event()
         self._woken = asyncio.Event()
         self._changed = asyncio.Event()
         self._work: set[asyncio.Task[None]] = set()
         self._sweeps: set[asyncio.Task[None]] = set()
         self._assigner: Assigner | None = None
-        self._cancelled = False
+        self._cancelled = asyncio.Event()
+        self._failed = False
+        self._abandoned = 0
         self.round: Round | None = None
 
     # --- what others ask
@@ -82,23 +81,24 @@ class TaskRunner:
 
         Raises:
             Refusal: `round_closed` for a round that has ended or is not this task's current one.
+            Outage: `server_unreachable` when this driver has lost its place; the next one takes the word.
         """
-        if self.round is None or self.round.id != round_id:
-            raise Refusal(Code.ROUND_CLOSED, f"Round {round_id} has ended.")
-        told = _Told(event, round_id, asyncio.get_running_loop().create_future())
-        self._inbox.append(told)
+        await self._loaded.wait()
+        if self._failed or self.round is None or self.round.id != round_id or self.round.phase.ended:
+            raise self._unheard(round_id)
         self._woken.set()
-        await told.done
+        await self._inbox.hand_in(round_id, event)
 
     async def cancel(self) -> None:
         """Abandon the running round; `run` returns."""
-        self._cancelled = True
+        self._cancelled.set()
+        self.announce()
         round_ = self.round
         if round_ is not None and not round_.phase.ended:
             try:
                 await self.tell(round_.id, rounds.Failed(Code.TASK_CANCELLED))
-            except Refusal:
-                _log.info("round had ended before it was cancelled", round=str(round_.id))
+            except FedlearnError as error:
+                _log.info("the round ends without this word", round=str(round_.id), code=error.code)
 
     def assignment(self, device: DeviceId) -> Assignment | None:
         """The device's part in the running round, if it has one that it has not finished."""
@@ -133,19 +133,29 @@ class TaskRunner:
             while (round_ := await self._next_round()) is not None:
                 with about(round=str(round_.id)):
                     await self._finish(round_)
+                await self._pause()
+            self._loaded.set()
+            await asyncio.gather(*self._sweeps)
+        except BaseException:
+            self._failed = True
+            raise
         finally:
+            self._loaded.set()
             for work in (*self._work, *self._sweeps):
                 work.cancel()
 
     async def _next_round(self) -> Round | None:
         store, task_id = self._around.store, self._task.id
         self._task = await self._durably(store.task, task_id)
+        if self._task.state != "running":
+            self._cancelled.set()
         latest = await self._durably(store.latest_round, task_id)
         if latest is not None and not latest.phase.ended:
             return latest
-        if latest is not None:
-            spawn(self._sweep(latest.id), self._sweeps)
-        if self._cancelled or self._task.state != "running" or self._task.model is None:
+        if latest is not None and self.round is None:
+            self.round = latest
+            spawn(sweep_round(self._around.aggregator, latest.id), self._sweeps)
+        if self._cancelled.is_set() or self._task.model is None:
             return None
         if self._task.rounds is not None and await self._committed() >= self._task.rounds:
             await self._durably(store.end_task, task_id, "completed")
@@ -159,13 +169,24 @@ class TaskRunner:
         _log.info("round opened", round=str(round_.id), base_version=round_.base.version)
         return round_
 
+    async def _pause(self) -> None:
+        """Let time pass between rounds that are abandoned at once: a refusal that lasts would fill the database with them."""
+        ended = self.round
+        assert ended is not None
+        self._abandoned = self._abandoned + 1 if ended.phase is Phase.ABANDONED else 0
+        if self._abandoned:
+            pause = min(_FIRST_PAUSE_SECONDS * 2.0 ** (self._abandoned - 1), _LONGEST_PAUSE_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ended.opened_at + pause - ended.phase_since):
+                    await self._cancelled.wait()
+
     async def _committed(self) -> int:
         versions = await self._durably(self._around.store.versions, self._task.id)
         return sum(version.round is not None for version in versions)
 
     async def _target_reached(self, target: float) -> bool:
         assert self._task.model is not None
-        while not self._cancelled:
+        while not self._cancelled.is_set():
             version = await self._durably(self._around.store.version, self._task.id, self._task.model.version)
             if version.evaluation is not None:
                 return version.evaluation.get("accuracy", 0.0) >= target
@@ -174,10 +195,10 @@ class TaskRunner:
 
     async def _finish(self, round_: Round) -> None:
         self._set(round_)
+        self._woken.set()  # devices may wait already, or time may be over
         if round_.phase in (Phase.CONFIGURATION, Phase.REPORTING):
             self._around.fleet.reserve(round_.devices(*OUTSTANDING))
         self._execute(rounds.resume(round_))
-        self._woken.set()  # devices may have begun to wait between two rounds
         try:
             while self.round is not None and not self.round.phase.ended:
                 await self._step(self.round)
@@ -190,35 +211,60 @@ class TaskRunner:
             for work in self._work:
                 work.cancel()
             self._around.fleet.release(round_.participants if self.round is None else self.round.participants)
-            for told in self._take():
-                told.done.set_exception(Refusal(Code.ROUND_CLOSED, f"Round {told.round_id} has ended."))
+            self._turn_away(self._inbox.take())
 
     async def _step(self, before: Round) -> None:
         await self._wait(before)
-        told, now = self._take(), self._around.clock()
-        after, effects = before, list[Effect]()
-        refused: dict[int, Refusal] = {}
-        time_event = rounds.Tick() if before.phase is not Phase.SELECTION else rounds.DevicesAvailable(len(self._candidates()))
-        for index, event in enumerate([*(t.event for t in told), time_event]):
-            try:
-                after, caused = rounds.advance(after, event, now)
-            except Refusal as refusal:
-                refused[index] = refusal
-                continue
-            effects += caused
+        words, now = self._inbox.take(), self._around.clock()
+        after, effects, refused = self._advance(before, words, now)
         after, effects = self._select(after, effects, now)
         if after != before:
-            after = await self._save(after, before, effects)
-        for index, item in enumerate(told):
-            if item.done.done():
-                continue
-            if index in refused:
-                item.done.set_exception(refused[index])
-            else:
-                item.done.set_result(None)
-        if after != before:
+            try:
+                after = await self._save(after, before, effects)
+            except BaseException:
+                self._around.fleet.release(after.participants)
+                self._turn_away(words)
+                raise
             self._set(after)
+        for word in words:
+            if word in refused:
+                word.refuse(refused[word])
+            else:
+                word.confirm()
         self._execute(effects)
+
+    def _advance(self, before: Round, words: list[Word], now: float) -> tuple[Round, list[Effect], dict[Word, Refusal]]:
+        """Apply what has come in, and then that time has passed."""
+        after, effects, refused = before, list[Effect](), dict[Word, Refusal]()
+        for word in words:
+            try:
+                if word.round_id != before.id:
+                    raise Refusal(Code.ROUND_CLOSED, f"Round {word.round_id} has ended.")
+                after, caused = rounds.advance(after, word.event, now)
+            except Refusal as refusal:
+                refused[word] = refusal
+            else:
+                effects += caused
+        for event in self._events_of_its_own(before):
+            after, caused = rounds.advance(after, event, now)
+            effects += caused
+        return after, effects, refused
+
+    def _events_of_its_own(self, round_: Round) -> Iterator[Event]:
+        if self._cancelled.is_set():
+            yield rounds.Failed(Code.TASK_CANCELLED)
+        yield rounds.DevicesAvailable(len(self._candidates())) if round_.phase is Phase.SELECTION else rounds.Tick()
+
+    def _turn_away(self, words: list[Word]) -> None:
+        for word in words:
+            word.refuse(self._unheard(word.round_id))
+
+    def _unheard(self, round_id: RoundId) -> FedlearnError:
+        """Why no word for this round is taken: it has ended, or it goes on and is being read again."""
+        current = self.round
+        if self._failed or (current is not None and current.id == round_id and not current.phase.ended):
+            return Outage(Code.SERVER_UNREACHABLE, f"The server reads round {round_id} again: repeat the call.")
+        return Refusal(Code.ROUND_CLOSED, f"Round {round_id} has ended.")
 
     async def _wait(self, round_: Round) -> None:
         left = None if round_.deadline is None else max(0.0, round_.deadline - self._around.clock())
@@ -229,10 +275,6 @@ class TaskRunner:
             return
         finally:
             self._woken.clear()
-
-    def _take(self) -> list[_Told]:
-        told, self._inbox = self._inbox, []
-        return told
 
     def _candidates(self) -> list[DeviceId]:
         return self._around.fleet.waiting(self._plan.dataset)
@@ -264,6 +306,7 @@ class TaskRunner:
 
     def _set(self, round_: Round) -> None:
         before, self.round = self.round, round_
+        self._loaded.set()
         if round_.phase is Phase.SELECTION:
             self._assigner = None
         if before is None or before.id != round_.id or before.phase is not round_.phase:
@@ -284,7 +327,7 @@ class TaskRunner:
                 case rounds.CloseRound():
                     spawn(self._close(round_.id), self._work)
                 case rounds.SweepRound():
-                    spawn(self._sweep(round_.id), self._sweeps)
+                    spawn(sweep_round(self._around.aggregator, round_.id), self._sweeps)
                 case _:
                     continue
 
@@ -319,18 +362,21 @@ class TaskRunner:
         except Refusal:
             _log.info("round had ended already")
 
-    async def _sweep(self, round_id: RoundId) -> None:
-        try:
-            await persist(lambda: self._around.aggregator.sweep_round(round_id), seconds=_SWEEP_PATIENCE_SECONDS)
-        except (Refusal, Outage) as error:
-            _log.warning("round not swept; the next round's opening sweeps it", code=error.code, detail=error.detail)
-
     # --- helpers
 
     @staticmethod
     async def _durably(call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         """Call the store in a thread; a database that is away is waited for."""
         return await persist(lambda: asyncio.to_thread(call, *args, **kwargs))
+
+
+async def sweep_round(aggregator: AggregatorClient, round_id: RoundId) -> None:
+    """Let the aggregator delete what an ended round left in storage; one that is away is waited for, for a while."""
+    try:
+        await persist(lambda: aggregator.sweep_round(round_id), seconds=_SWEEP_PATIENCE_SECONDS)
+    except (Refusal, Outage) as error:
+        detail = f"{error.detail} The aggregator sweeps it when it recovers, or opens the next round."
+        _log.warning("round not swept", round=str(round_id), code=error.code, detail=detail)
 
 
 def _observe(before: Round | None, after: Round) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import TaskId
@@ -17,7 +18,7 @@ _log = log(__name__)
 
 
 async def submit_task(coordinator: Coordinator, submission: TaskSubmission) -> TaskAccepted:
-    """Store a checked task that waits for its version 0.
+    """Store a checked task that waits for its version 0; to submit it once more while it waits gives version 0 a place again.
 
     Raises:
         Refusal: `plan_invalid`, `task_exists`, or the aggregator's own.
@@ -36,10 +37,21 @@ async def submit_task(coordinator: Coordinator, submission: TaskSubmission) -> T
         upload=ModelRef(0, place.key, submission.model_sha256, submission.model_size_bytes),
         target_accuracy=submission.target_accuracy,
     )
-    await asyncio.to_thread(around.store.add_task, task, plan.canonical)
+    try:
+        await asyncio.to_thread(around.store.add_task, task, plan.canonical)
+    except Refusal as refusal:
+        # its submitter may have died before version 0 was there: that must not take the name away for ever
+        if refusal.code is not Code.TASK_EXISTS or not await _waits(coordinator, task):
+            raise
     _log.info("task submitted", task=task_id, plan=plan.digest, parameters=plan.parameters)
     upload = Upload(url=place.url, headers=place.headers, valid_seconds=place.valid_seconds)
     return TaskAccepted(task=task_id, plan_digest=plan.digest, upload=upload)
+
+
+async def _waits(coordinator: Coordinator, task: Task) -> bool:
+    """Whether just this task is stored, and waits for its version 0."""
+    stored = await asyncio.to_thread(coordinator.around.store.task, task.id)
+    return replace(stored, created_at=task.created_at) == task
 
 
 async def start_task(coordinator: Coordinator, task_id: TaskId) -> Task:

@@ -24,12 +24,13 @@ def aggregator_routes(coordinator: Coordinator, gate: Gate, settings: ServerSett
     refusals = problems(Code.UNAUTHENTICATED, Code.FORBIDDEN, Code.TASK_UNKNOWN, Code.BAD_REQUEST)
 
     async def tell(round_id: RoundId, event: Event) -> None:
-        """Word of a round that has ended changes nothing, and its sender need not repeat it."""
+        """Word of a round that has ended changes nothing, and its sender need not repeat it, but forget the round."""
         try:
             await coordinator.tell(round_id, event)
         except Refusal as refusal:
             if refusal.code is not Code.ROUND_CLOSED:
                 raise
+            await coordinator.sweep(round_id)
 
     @router.put("/rounds/{task}/{number}/updates", status_code=204, summary="Whose updates are counted.", responses=refusals)
     async def updates(task: TaskName, number: RoundNumber, report: UpdatesReport, _caller: Aggregator) -> None:

@@ -101,7 +101,7 @@ def _round_routes(router: APIRouter, coordinator: Coordinator) -> None:
     )
     async def current(task: TaskName, wait_seconds: Annotated[float, Query(ge=0, le=60)] = 0.0) -> RoundView:
         if wait_seconds:
-            await coordinator.runner(TaskId(task)).changed(wait_seconds)
+            await coordinator.changed(TaskId(task), wait_seconds)
         latest = await read(store.latest_round, TaskId(task))
         if latest is None:
             await read(store.task, TaskId(task))
