@@ -10,7 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from fedlearn.adapters.http import error_in
 from fedlearn.adapters.transfer import SignedTransfer
-from fedlearn.core.errors import Code, Outage
+from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ports import UploadGrant
 from fedlearn.protocol.messages import Download, Policy, RoundView, TaskAccepted, TaskSubmission, TaskView, VersionView
 from fedlearn.protocol.plans import Plan, read_plan
@@ -46,7 +46,11 @@ class OperatorClient:
         rounds: int | None = None,
         target_accuracy: float | None = None,
     ) -> TaskView:
-        """Submit a task, upload its version 0 (a model file) and start it."""
+        """Submit a task, upload its version 0 (a model file) and start it; one that runs already in these words stays as it is.
+
+        Raises:
+            Refusal: the server's own, `task_exists` for another task of this name among them.
+        """
         submission = TaskSubmission(
             task=task,
             plan=plan.model_dump(mode="json"),
@@ -56,7 +60,16 @@ class OperatorClient:
             model_size_bytes=len(model),
             model_sha256=hashlib.sha256(model).hexdigest(),
         )
-        accepted = self._call("POST", "/v1/tasks", TaskAccepted, submission)
+        try:
+            accepted = self._call("POST", "/v1/tasks", TaskAccepted, submission)
+        except Refusal as refusal:
+            if refusal.code is not Code.TASK_EXISTS:
+                raise
+            known = self.task(task)
+            wanted = (plan.digest, policy, rounds, target_accuracy)
+            if (known.plan_digest, known.policy, known.rounds, known.target_accuracy) != wanted:
+                raise
+            return known
         self._transfer.store(UploadGrant(accepted.upload.url, accepted.upload.headers), model)
         return self._call("POST", f"/v1/tasks/{task}/start", TaskView)
 

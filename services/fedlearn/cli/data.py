@@ -2,6 +2,7 @@
 
 # ruff: noqa: PLC0415 - a service that starts does not wait for what it does not use
 
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fedlearn.core.errors import SetupError
+from fedlearn.core.errors import Code, SetupError
 
 if TYPE_CHECKING:
     from fedlearn.data.datasets import Dataset
@@ -46,6 +47,39 @@ def info(data_dir: Directory = None) -> None:
         shape = "×".join(map(str, found.train.features.shape[1:]))
         table.add_row(name, _sizes(found), shape, str(len(set(found.train.labels.tolist()))), str(found.source))
     Console().print(table)
+
+
+@app.command("shard")
+def shard(
+    index: Annotated[int, typer.Option(min=0, help="Which of the shards, from 0.")],
+    shards: Annotated[int, typer.Option(min=1, help="Into how many the dataset is divided.")],
+    out: Annotated[Path, typer.Option(help="The shard's directory; a shard that is there already stays as it is.")],
+    dataset: Annotated[str, typer.Option(help="mnist or fashion-mnist.")] = "mnist",
+    partitioner: Annotated[str, typer.Option(help="full, iid, dirichlet, shard or pathological.")] = "iid",
+    alpha: Annotated[float, typer.Option(help="Dirichlet's concentration: the smaller, the more skewed.")] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, help="The same for all shards, which then divide the dataset among them.")] = 0,
+    holdout: Annotated[float, typer.Option(help="The part that the device does not train on.")] = 0.1,
+    data_dir: Directory = None,
+) -> None:
+    """Cut one device's shard of a dataset."""
+    import numpy as np
+
+    from fedlearn.data.datasets import CACHE, find
+    from fedlearn.data.partitioners import make_partitioner
+    from fedlearn.data.shards import cut, read_shard, write_shard
+
+    if (out / "train.npz").exists():  # written last, and whole or not at all
+        kept = read_shard(out)
+        typer.echo(f"{out} holds a shard already ({len(kept.train):,} + {len(kept.holdout):,} examples), which stays.")
+        return
+    if index >= shards:
+        wrong = f"There is no shard {index} of {shards}: they are counted from 0. Divide the dataset into more."
+        raise SetupError(Code.SETTING_INVALID, wrong)
+    divided = make_partitioner(partitioner, shards, alpha=alpha)
+    source = find(dataset, directory=data_dir, cache=CACHE)
+    mine = next(islice(cut(source.train, divided, np.random.default_rng(seed), holdout), index, None))
+    write_shard(out, mine)
+    typer.echo(f"{out}: shard {index} of {shards} of {dataset}, {len(mine.train):,} + {len(mine.holdout):,} examples.")
 
 
 def _sizes(dataset: "Dataset") -> str:

@@ -1,23 +1,24 @@
-"""`fedlearn tasks`: submit work to a running server."""
+"""`fedlearn tasks`: submit work to a running server, and wait for it."""
 
-# ruff: noqa: PLC0415 - imports Keras
+# ruff: noqa: PLC0415 - submitting imports Keras, which the server's image does not hold
 
-from typing import Annotated
+import time
+from collections.abc import Callable
+from typing import Annotated, TypeVar
 
 import typer
 
 from fedlearn.adapters.operator import OperatorClient
 from fedlearn.cli.models import DEFAULT_SERVER, ServerOption, TokenOption
-from fedlearn.protocol.messages import Policy
+from fedlearn.core.errors import Code, Outage, Refusal, SetupError
+from fedlearn.protocol.messages import Policy, VersionView
 from fedlearn.protocol.plans import LocalTraining
 from fedlearn.protocol.tensors import encode_model
 
 app = typer.Typer(help="Tasks of a running server.", no_args_is_help=True)
-
-
-@app.callback()
-def tasks() -> None:
-    """Tasks of a running server."""
+Result = TypeVar("Result")
+Patience = Annotated[float, typer.Option("--wait-seconds", help="How long to wait for what does not answer yet.")]
+_PAUSE_SECONDS = 1.0
 
 
 @app.command("submit-builtin")
@@ -34,20 +35,82 @@ def submit_builtin(
     learning_rate: float = 0.1,
     seed: int = 0,
     target_accuracy: float | None = None,
+    over_selection: Annotated[float, typer.Option(help="Devices selected for each report wanted.")] = 1.0,
+    min_fraction: Annotated[float, typer.Option(help="Of --devices: fewer reports abandon the round.")] = 0.8,
+    selection_timeout_seconds: float = 60.0,
+    reporting_timeout_seconds: float = 600.0,
+    aggregation_timeout_seconds: float = 600.0,
+    wait_seconds: Patience = 0.0,
 ) -> None:
-    """Build one of the built-in models, submit it as a task and start it."""
+    """Build one of the built-in models, submit it as a task and start it. A task that runs already stays as it is."""
     from fedlearn.learning.models import build, get_weights, make_plan
 
     training = LocalTraining(learning_rate=learning_rate, epochs=epochs, batch_size=batch_size)
     keras_model = build(model, seed)
     plan = make_plan(keras_model, dataset=dataset, training=training)
+    version_0 = encode_model(get_weights(keras_model, plan), plan)
+    policy = Policy(
+        goal=devices,
+        over_selection=over_selection,
+        min_fraction=min_fraction,
+        selection_timeout_seconds=selection_timeout_seconds,
+        reporting_timeout_seconds=reporting_timeout_seconds,
+        aggregation_timeout_seconds=aggregation_timeout_seconds,
+    )
     with OperatorClient(server, token) as client:
-        view = client.submit(
-            task,
-            plan,
-            encode_model(get_weights(keras_model, plan), plan),
-            policy=Policy(goal=devices),
-            rounds=rounds,
-            target_accuracy=target_accuracy,
+        view = _patiently(
+            lambda: client.submit(task, plan, version_0, policy=policy, rounds=rounds, target_accuracy=target_accuracy),
+            wait_seconds,
         )
     typer.echo(f"Task {view.task} is {view.state}: {plan.parameters:,} parameters, plan {plan.digest[:12]}.")
+
+
+@app.command("wait")
+def wait(
+    task: Annotated[str, typer.Option(help="The task's name.")],
+    server: ServerOption = DEFAULT_SERVER,
+    rounds: Annotated[int, typer.Option(min=1, help="How many.")] = 1,
+    wait_seconds: Patience = 300.0,
+) -> None:
+    """Wait until so many rounds of a task are committed."""
+    give_up = time.monotonic() + wait_seconds
+    with OperatorClient(server) as client:
+        while len(committed := _patiently(lambda: _committed(client, task), wait_seconds)) < rounds:
+            if time.monotonic() > give_up:
+                have = f"{len(committed)} of {rounds} rounds of {task} were committed within {wait_seconds:g} s"
+                raise SetupError(Code.SERVICE_FAILED, f"{have}; {_last_round(client, task)}")
+            time.sleep(_PAUSE_SECONDS)
+    newest = committed[-1]
+    typer.echo(f"{len(committed)} rounds of {task} are committed; round {newest.round} made version {newest.model.version}.")
+
+
+def _committed(client: OperatorClient, task: str) -> list[VersionView]:
+    try:
+        return [version for version in client.models(task) if version.round is not None]
+    except Refusal as refusal:
+        if refusal.code is Code.TASK_UNKNOWN:  # not submitted yet
+            return []
+        raise
+
+
+def _last_round(client: OperatorClient, task: str) -> str:
+    try:
+        last = client.current_round(task)
+    except Refusal as refusal:
+        return refusal.detail
+    return f"round {last.round} is in {last.phase}" + (f" ({last.reason})." if last.reason else ".")
+
+
+def _patiently(action: Callable[[], Result], seconds: float) -> Result:
+    """Repeat what meets an outage until `seconds` are over."""
+    give_up, told = time.monotonic() + seconds, ""
+    while True:
+        try:
+            return action()
+        except Outage as outage:
+            if time.monotonic() > give_up:
+                raise
+            if outage.detail != told:
+                typer.echo(f"Waiting: {outage.detail}", err=True)
+                told = outage.detail
+        time.sleep(_PAUSE_SECONDS)
