@@ -1,8 +1,11 @@
 """The command line: what a person or a container starts."""
 
 import errno
+import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
 
 import click
 import typer
@@ -29,7 +32,13 @@ def build() -> typer.Typer:
 
 def main() -> None:
     """Run a command; every failure that a user can mend is one sentence on stderr and an exit code that is not 0."""
+    # as a container's first process it would not be ended by a signal that it does not handle
+    signal.signal(signal.SIGTERM, _end)
     sys.exit(_guard(lambda: build()(standalone_mode=False)))
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def _guard(command: Callable[[], object]) -> int:
