@@ -1,12 +1,9 @@
 """Who calls: service-account tokens, in a cluster Kubernetes' own, elsewhere the launcher's with the same claims."""
 
-import hashlib
 import json
 import ssl
-import threading
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +16,12 @@ from jwt.exceptions import PyJWTError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedlearn.adapters.keyfiles import load_private_key, make_private_key
+from fedlearn.adapters.token_cache import TokenCache
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ports import Clock
 from fedlearn.protocol.jwks import Fetch, KeySet, ed25519_jwk
 
 ALGORITHMS = ("RS256", "ES256", "EdDSA")
-CACHE_SECONDS = 60.0
-_CACHED_TOKENS = 10_000
 _SKEW_SECONDS = 10.0  # a token of an issuer whose clock is a little ahead is good at once
 
 
@@ -77,24 +73,15 @@ class JwksVerifier:
     ) -> None:
         fetch = _source(jwks, ca_file, bearer)
         self._keys = KeySet(fetch, algorithms=ALGORITHMS, unavailable=Code.IDENTITY_UNAVAILABLE)
-        self._audience, self._issuer, self._clock = audience, issuer, clock
-        self._cache: OrderedDict[bytes, tuple[Caller, float]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._audience, self._issuer = audience, issuer
+        self._cache = TokenCache(self._look, clock)
 
     def verify(self, token: str) -> Caller:
-        now = self._clock()
-        name = hashlib.sha256(token.encode(errors="replace")).digest()
-        caller, until = self._cache.get(name, (None, 0.0))
-        if caller is not None and now < until:
-            return caller
+        return self._cache.find(token)
+
+    def _look(self, token: str, now: float) -> tuple[Caller, float]:
         claims = self._claims(token, now)
-        caller = claims.caller()
-        with self._lock:
-            self._cache[name] = caller, min(now + CACHE_SECONDS, claims.exp)
-            self._cache.move_to_end(name)
-            if len(self._cache) > _CACHED_TOKENS:
-                self._cache.popitem(last=False)
-        return caller
+        return claims.caller(), claims.exp
 
     def _claims(self, token: str, now: float) -> "_Claims":
         try:

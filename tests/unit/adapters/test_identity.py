@@ -261,13 +261,6 @@ class TestCache:
         with pytest.raises(Refusal):
             checked.verify(text)
 
-    def test_it_holds_a_bounded_number_of_tokens(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("fedlearn.adapters.identity._CACHED_TOKENS", 3)
-        checked = verifier()
-        for number in range(10):
-            checked.verify(token(of_kubernetes(jti=str(number))))
-        assert len(checked._cache) == 3
-
 
 class TestWhereKeysComeFrom:
     @pytest.fixture
