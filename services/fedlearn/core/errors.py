@@ -19,6 +19,7 @@ class Code(StrEnum):
     # identity
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
+    DEVICE_REPLACED = "device_replaced"
     TICKET_INVALID = "ticket_invalid"
     TICKET_EXPIRED = "ticket_expired"
     TICKET_FOREIGN = "ticket_foreign"
@@ -68,6 +69,8 @@ class Code(StrEnum):
     DATABASE_UNAVAILABLE = "database_unavailable"
     SERVER_UNREACHABLE = "server_unreachable"
     IDENTITY_UNAVAILABLE = "identity_unavailable"
+    CLUSTER_UNAVAILABLE = "cluster_unavailable"
+    CLUSTER_DENIED = "cluster_denied"
     # the launcher and the command line
     SETTING_INVALID = "setting_invalid"
     PORT_BUSY = "port_busy"
