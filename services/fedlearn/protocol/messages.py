@@ -65,7 +65,7 @@ class CheckIn(Message):
     holdout_examples: Annotated[int, Field(ge=0, le=100_000_000)] = 0
     runtime: Annotated[str, Field(max_length=200, examples=["fedlearn 0.1.0, keras 3.12, tensorflow 2.21"])] = ""
     uploaded: Annotated[
-        RoundName | None, Field(description="Where its last update went; that round is not assigned again.")
+        RoundName | None, Field(description="Where its last update went: not assigned again.")
     ] = None
     wait_seconds: Annotated[float, Field(ge=0, le=300)] = 30.0
 
