@@ -5,6 +5,7 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ def get_weights(model: Any, plan: Plan) -> list[npt.NDArray[np.float32]]:
     Raises:
         Refusal: `model_mismatch`.
     """
-    weights = [np.array(variable.value, dtype=np.float32) for variable in plan_weights(model)]
+    weights = [variable.value.numpy() for variable in plan_weights(model)]
     _check_fit(weights, plan)
     return weights
 
@@ -180,11 +181,9 @@ def save_keras(plan: Plan, weights: Weights, path: Path) -> None:
     model = model_of(plan)
     set_weights(model, plan, weights)
     training = plan.training
-    model.compile(
-        optimizer=keras.optimizers.SGD(training.learning_rate, momentum=training.momentum),
-        loss=plan.loss,
-        metrics=list(plan.metrics),
-    )
+    optimizer = keras.optimizers.SGD(training.learning_rate, momentum=training.momentum)
+    optimizer.build(model.trainable_variables)  # momentum has variables, which a file must hold to load without a complaint
+    model.compile(optimizer=optimizer, loss=plan.loss, metrics=list(plan.metrics))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as scratch:
@@ -204,7 +203,8 @@ def _rebuild(architecture: Mapping[str, Any], parameters: int) -> Any:
 def _deserialize(architecture: Mapping[str, Any], parameters: int) -> Any:
     try:
         with keras.StatelessScope(initialize_variables=False):  # variables have a shape, and no memory yet
-            model = keras.saving.deserialize_keras_object(dict(architecture), safe_mode=True)
+            # of a copy, since Keras takes what it reads out of the configuration
+            model = keras.saving.deserialize_keras_object(deepcopy(dict(architecture)), safe_mode=True)
     except Exception as error:  # anything: the configuration is foreign, and each layer fails in its own way
         raise Refusal(Code.PLAN_INVALID, f"Keras cannot build the plan's architecture: {_first_line(error)}") from error
     if not isinstance(model, keras.Model) or not model.built:

@@ -178,7 +178,7 @@ class KerasLearner:
                 self._rest.append(_State(stream=self._streams))
                 self._streams += 1
             else:
-                self._rest.append(_State(constant=np.array(variable.value)))
+                self._rest.append(_State(constant=variable.value.numpy()))
 
     def _tensors(self, weights: Weights) -> list[Any]:
         if [tuple(weight.shape) for weight in weights] != [spec.shape for spec in self._plan.weights]:
