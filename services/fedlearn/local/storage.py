@@ -22,7 +22,7 @@ from fedlearn.local.child import Child
 from fedlearn.local.seaweed import BUCKETS, HOST, MODELS, Keys, Ports, Role
 
 _POLL_SECONDS = 0.01
-_LOCK_SECONDS = 5.0
+_LOCK_SECONDS = 2.0  # as long as the last owner, just killed, may take to be gone
 _STOP_SECONDS = 1.5
 _PATIENCE_SECONDS = 2.0
 _PROBE = "fedlearn-probe"
