@@ -41,16 +41,44 @@ class StorageSettings(_Group):
 class IdentitySettings(_Group):
     """How callers' tokens are checked, and which service accounts play which role."""
 
-    mode: Literal["jwks"] = Field("jwks", description="jwks: against the issuer's public keys.")
-    jwks: str = Field(description="Where the issuer's public keys are: a file or an http(s) URL.")
+    mode: Literal["token_review", "jwks"] = Field(
+        "token_review",
+        description="token_review: by the cluster (a ClusterRole lets this service ask). jwks: by the issuer's public keys.",
+    )
+    jwks: str | None = Field(None, description="With jwks: where the issuer's public keys are, a file or an http(s) URL.")
     jwks_ca_file: Path | None = Field(None, description="The CA of that URL's server, where the system's don't know it.")
     jwks_token_file: Path | None = Field(None, description="The token to show at that URL; Kubernetes' own wants one.")
-    issuer: str | None = Field(None, description="What `iss` must be; none to accept any issuer of these keys.")
+    issuer: str | None = Field(None, description="With jwks: what `iss` must be; none to accept any issuer of these keys.")
     namespace: str = Field("fedlearn", description="The namespace that all callers live in.")
     server: str = Field("fedlearn-server", description="The server's service account.")
     aggregator: str = Field("fedlearn-aggregator", description="The aggregator's service account.")
     device: str = Field("fedlearn-device", description="The devices' service account.")
     evaluator: str = Field("fedlearn-evaluator", description="The evaluator's service account.")
+
+    @model_validator(mode="after")
+    def _keys_where_they_are_used(self) -> Self:
+        if (self.mode == "jwks") != (self.jwks is not None):
+            raise ValueError("mode jwks wants jwks, the place of the issuer's keys, and no other mode does")
+        return self
+
+
+class ClusterSettings(_Group):
+    """The Kubernetes cluster around the server: it watches the device pods there, and tells how rounds end."""
+
+    enabled: bool = Field(False, description="Whether it does; its account then needs a Role. Rounds run without it as well.")
+    namespace: str = Field("fedlearn", min_length=1, description="The namespace of the server's and the device pods.")
+    device_selector: str = Field(
+        "app.kubernetes.io/component=device", min_length=1, description="The labels that tell this release's device pods."
+    )
+    statefulset: str = Field("fedlearn-device", min_length=1, description="The devices' StatefulSet, which Events name.")
+    pod_name: str | None = Field(None, description="With enabled: the server's own pod, which Events are of.")
+    pod_uid: str | None = Field(None, description="With enabled: that pod's UID.")
+
+    @model_validator(mode="after")
+    def _knows_its_pod(self) -> Self:
+        if self.enabled and not (self.pod_name and self.pod_uid):
+            raise ValueError("enabled wants pod_name and pod_uid: set them by the downward API")
+        return self
 
 
 class _Service(BaseSettings):
@@ -67,6 +95,7 @@ class ServerSettings(_Service):
     database_url: str = Field("sqlite:///fedlearn.db", description="SQLite (WAL) or postgresql+psycopg://…")
     storage: StorageSettings = Field(description="With the server's credential: it reads models and nothing else.")
     identity: IdentitySettings
+    cluster: ClusterSettings = ClusterSettings()
     aggregator_url: str = Field("http://127.0.0.1:8003", description="The aggregator's address.")
     aggregator_token_file: Path = Field(description="This server's token for the aggregator (audience fedlearn-aggregator).")
     operator_token_file: Path = Field(description="The bearer token of operators; it changes tasks.")

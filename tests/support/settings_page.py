@@ -17,7 +17,11 @@ SERVICES: dict[str, type[BaseModel]] = {
     "fedlearn device": config.DeviceSettings,
     "fedlearn evaluator": config.EvaluatorSettings,
 }
-GROUPS: dict[str, type[BaseModel]] = {"storage": config.StorageSettings, "identity": config.IdentitySettings}
+GROUPS: dict[str, type[BaseModel]] = {
+    "storage": config.StorageSettings,
+    "identity": config.IdentitySettings,
+    "cluster": config.ClusterSettings,
+}
 _COMMON = ("host", "log_level")
 _KINDS: dict[Any, str] = {
     int: "integer",
@@ -35,8 +39,8 @@ _INTRODUCTION = """# Settings
 
 Services read their settings from environment variables, check all of them at their start, and end with one sentence that
 names every faulty one. A group's settings have `__` in their variable's name; a whole group may also be given as JSON
-(`FEDLEARN_IDENTITY='{"jwks": "/etc/fedlearn/keys.json"}'`). A variable that a service does not know is ignored; one that a
-group does not know is refused.
+(`FEDLEARN_IDENTITY='{"mode": "jwks", "jwks": "/etc/fedlearn/keys.json"}'`). A variable that a service does not know is
+ignored; one that a group does not know is refused.
 
 The options of `fedlearn run` are no settings: `fedlearn run --help` lists them, and the launcher makes each service's settings.
 """

@@ -51,11 +51,24 @@ class Gate:
         return check
 
 
+def verifier(settings: IdentitySettings, audience: str) -> IdentityVerifier:
+    """What checks tokens of this audience.
+
+    Raises:
+        SetupError: `setting_invalid` where a cluster is to check them and there is no way to one.
+    """
+    if settings.jwks is not None:
+        bearer = TokenFile(settings.jwks_token_file) if settings.jwks_token_file else None
+        return JwksVerifier(settings.jwks, audience, settings.issuer, ca_file=settings.jwks_ca_file, bearer=bearer)
+    from fedlearn.adapters.kubernetes.connection import connect  # noqa: PLC0415 - one machine does without the client
+    from fedlearn.adapters.kubernetes.reviews import TokenReviewVerifier  # noqa: PLC0415
+
+    return TokenReviewVerifier(connect().api, audience)
+
+
 def make_gate(settings: IdentitySettings, audience: str) -> Gate:
-    """The gate of the service that tokens of this audience are for."""
-    bearer = TokenFile(settings.jwks_token_file) if settings.jwks_token_file else None
-    verifier = JwksVerifier(settings.jwks, audience, settings.issuer, ca_file=settings.jwks_ca_file, bearer=bearer)
-    return Gate(verifier, settings)
+    """The gate of the service that tokens of this audience are for; raises as `verifier`."""
+    return Gate(verifier(settings, audience), settings)
 
 
 def operator_gate(token: Callable[[], str]) -> Callable[..., object]:

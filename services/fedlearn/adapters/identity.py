@@ -107,7 +107,7 @@ class JwksVerifier:
         except ValidationError as error:
             missing = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
             raise _refusal(f"these claims are missing or wrong: {missing}") from error
-        except (PyJWTError, ValueError) as error:
+        except (PyJWTError, ValueError, RecursionError) as error:
             raise _refusal(str(error) or type(error).__name__) from error
         if claims.exp <= now:
             raise _refusal(f"it expired {now - claims.exp:.0f} s ago")

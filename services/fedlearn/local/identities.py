@@ -56,7 +56,7 @@ class Identities:
 
     def settings(self) -> IdentitySettings:
         """How the services of this machine check tokens."""
-        return IdentitySettings(jwks=str(self.jwks_file), issuer=LocalIssuer.ISSUER)
+        return IdentitySettings(mode="jwks", jwks=str(self.jwks_file), issuer=LocalIssuer.ISSUER)
 
 
 def _write_secret(path: Path, text: str) -> None:

@@ -42,7 +42,7 @@ async def admit(settings: IdentitySettings, authorization: str | None) -> Caller
 
 
 async def test_the_role_s_account_comes_in_as_its_pod(jwks: Path) -> None:
-    caller = await admit(IdentitySettings(jwks=str(jwks)), bearer())
+    caller = await admit(IdentitySettings(mode="jwks", jwks=str(jwks)), bearer())
     assert (caller.service_account, caller.pod) == ("fedlearn-device", "fedlearn-device-0")
 
 
@@ -59,13 +59,13 @@ async def test_the_role_s_account_comes_in_as_its_pod(jwks: Path) -> None:
 )
 async def test_nobody_else_does(jwks: Path, authorization: str | None, code: Code) -> None:
     with pytest.raises(Refusal) as refusal:
-        await admit(IdentitySettings(jwks=str(jwks)), authorization)
+        await admit(IdentitySettings(mode="jwks", jwks=str(jwks)), authorization)
     assert refusal.value.code is code
 
 
 async def test_an_account_of_that_name_in_another_namespace_does_not(jwks: Path) -> None:
     with pytest.raises(Refusal) as refusal:
-        await admit(IdentitySettings(jwks=str(jwks), namespace="elsewhere"), bearer())
+        await admit(IdentitySettings(mode="jwks", jwks=str(jwks), namespace="elsewhere"), bearer())
     assert refusal.value.code is Code.FORBIDDEN
 
 
@@ -98,7 +98,7 @@ class TestKeysOfACluster:
         url, ca = cluster
         token = tmp_path / "token"
         token.write_text("of-this-pod\n")
-        assert await admit(IdentitySettings(jwks=url, jwks_ca_file=ca, jwks_token_file=token), bearer())
+        assert await admit(IdentitySettings(mode="jwks", jwks=url, jwks_ca_file=ca, jwks_token_file=token), bearer())
 
     @pytest.mark.parametrize("lacking", ["jwks_ca_file", "jwks_token_file"])
     async def test_are_not_to_be_had_without(self, cluster: tuple[str, Path], tmp_path: Path, lacking: str) -> None:
@@ -107,7 +107,7 @@ class TestKeysOfACluster:
         token.write_text("of-this-pod\n")
         given = {"jwks_ca_file": ca, "jwks_token_file": token, lacking: None}
         with pytest.raises(Outage) as outage:
-            await admit(IdentitySettings(jwks=url, **given), bearer())
+            await admit(IdentitySettings(mode="jwks", jwks=url, **given), bearer())
         assert outage.value.code is Code.IDENTITY_UNAVAILABLE
 
 
