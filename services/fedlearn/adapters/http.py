@@ -14,7 +14,9 @@ from pydantic import BaseModel, ValidationError
 
 from fedlearn.core.errors import Code, FedlearnError, Outage, SetupError
 from fedlearn.protocol.problems import Problem, error_of
+from fedlearn.telemetry.logs import log
 
+_log = log(__name__)
 Answer = TypeVar("Answer", bound=BaseModel)
 Result = TypeVar("Result")
 _REREAD_SECONDS = 10.0
@@ -157,8 +159,15 @@ async def persist(action: Callable[[], Awaitable[Result]], *, seconds: float = m
         pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 
-def spawn(work: Coroutine[Any, Any, None], group: set[asyncio.Task[None]]) -> None:
-    """Start work in the background; `group` holds it while it runs, so that it can be cancelled."""
+def spawn(work: Coroutine[Any, Any, None], group: set[asyncio.Task[None]]) -> asyncio.Task[None]:
+    """Start work in the background; `group` holds it while it runs, so that it can be cancelled. Its failure is logged."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        group.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("work in the background failed", exc_info=error)
+
     task = asyncio.create_task(work)
     group.add(task)
-    task.add_done_callback(group.discard)
+    task.add_done_callback(ended)
+    return task

@@ -79,6 +79,28 @@ def make_app(
     return app
 
 
+class Probe:
+    """Asks whether a dependency answers, for `/readyz`: in one thread at most, and for `seconds` at most.
+
+    Args:
+        ask: calls the dependency from a thread; an `Outage` is passed on.
+        code: of the outage when there is no answer in time.
+        name: how that outage calls the dependency.
+    """
+
+    def __init__(self, ask: Callable[[], object], code: Code, name: str, *, seconds: float = 2.0) -> None:
+        self._ask, self._code, self._name, self._seconds = ask, code, name, seconds
+        self._asking: asyncio.Task[object] | None = None
+
+    async def __call__(self) -> None:
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(asyncio.to_thread(self._ask))
+        done, _ = await asyncio.wait({self._asking}, timeout=self._seconds)
+        if not done:
+            raise Outage(self._code, f"The {self._name} has not answered for {self._seconds:g} s.")
+        await self._asking
+
+
 def _answer(error: FedlearnError) -> Response:
     problem = problem_of(error)
     headers = {"WWW-Authenticate": "Bearer"} if problem.status == 401 else {}

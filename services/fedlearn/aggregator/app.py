@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from fedlearn.adapters.gate import make_gate
-from fedlearn.adapters.http import ServiceClient, TokenFile, get_json
+from fedlearn.adapters.http import ServiceClient, TokenFile, get_json, spawn
 from fedlearn.adapters.keyfiles import load_private_key
 from fedlearn.adapters.objects import object_store
 from fedlearn.adapters.web import listen, make_app, serve
@@ -40,7 +40,7 @@ def build_app(settings: AggregatorSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         async with client:
-            recovery = asyncio.create_task(rounds.recover())
+            recovery = spawn(rounds.recover(), set())
             yield
             recovery.cancel()
             await rounds.stop()

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 from fedlearn.adapters.http import persist, spawn
+from fedlearn.adapters.web import Probe
 from fedlearn.aggregator.folding import Folding
 from fedlearn.aggregator.layout import (
     CloseRecord,
@@ -25,13 +26,13 @@ from fedlearn.aggregator.layout import (
     model_key,
     read_round,
     read_update,
-    round_prefix,
     update_key,
     updates_prefix,
 )
 from fedlearn.aggregator.peers import ServerClient
 from fedlearn.aggregator.publishing import Publisher
-from fedlearn.core.errors import Code, Refusal
+from fedlearn.aggregator.sweeping import Sweeper
+from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.ports import ObjectStore, UploadGrant
 from fedlearn.protocol.messages import RoundOpening, RoundResult, UpdatesReport
@@ -42,6 +43,7 @@ from fedlearn.telemetry.logs import about, log
 
 _log = log(__name__)
 Result = TypeVar("Result")
+_TELL_SECONDS = 10.0
 
 
 class OpenRound:
@@ -72,7 +74,7 @@ class Rounds:
 
     Args:
         min_cohort: no aggregate of fewer distinct devices is published.
-        upload_seconds: how long upload URLs are valid, and so how long after its end a round is swept again.
+        upload_seconds: how long upload URLs are valid.
     """
 
     def __init__(
@@ -91,6 +93,9 @@ class Rounds:
         self._publisher = Publisher(models)
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="fold")
         self._rounds: dict[RoundId, OpenRound] = {}
+        self._sweeper = Sweeper(updates, self._threads, upload_seconds)
+        self._recovered = False
+        self._probe = Probe(lambda: updates.size("ready"), Code.STORAGE_UNAVAILABLE, "object storage")
         self._opening = asyncio.Lock()
         self._chores: set[asyncio.Task[None]] = set()
 
@@ -102,14 +107,19 @@ class Rounds:
         for stored in await persist(lambda: asyncio.to_thread(self._updates.list, "")):
             if (round_id := read_round(stored.key)) is not None:
                 found[round_id] = found.get(round_id, False) or stored.key == descriptor_key(round_id)
+        lost: set[asyncio.Task[None]] = set()
         for round_id, has_descriptor in found.items():
             if not has_descriptor:
-                self._chore(self._sweep_twice(round_id))
+                self._chore(self._sweeper.now_and_later(round_id))
                 continue
             try:
-                await self._resume(round_id)
+                await persist(partial(self._find_again, round_id))
             except Refusal as refusal:
                 _log.error("round can't be recovered", round=str(round_id), code=refusal.code, detail=refusal.detail)
+                lost.add(self._chore(self._tell_failure(round_id, refusal)))
+        if lost:  # the server should know why before devices hear that these rounds take no updates, and drop out
+            await asyncio.wait(lost, timeout=_TELL_SECONDS)
+        self._recovered = True
 
     async def stop(self) -> None:
         tasks = [*self._chores, *(task for round_ in self._rounds.values() for task in self._tasks(round_))]
@@ -122,7 +132,9 @@ class Rounds:
         """Raises:
         Outage: `storage_unavailable`.
         """
-        await asyncio.to_thread(self._updates.size, "ready")
+        await self._probe()
+        if not self._recovered:
+            raise Outage(Code.STORAGE_UNAVAILABLE, "The rounds in the object storage are not read yet.")
 
     # --- what the server asks
 
@@ -135,9 +147,11 @@ class Rounds:
         plan = read_plan(json.dumps(opening.plan))
         async with self._opening:
             for older in [known for known in self._rounds if known.task == round_id.task and known.number < round_id.number]:
-                self._chore(self._sweep_twice(older))
+                self._chore(self._sweeper.now_and_later(older))
                 self._forget(older)
-            if round_id not in self._rounds:
+            if round_id in self._rounds:
+                self._rounds[round_id].counted.set()  # a server that asks again may have missed what it was told
+            else:
                 await self._open_new(round_id, opening, plan)
         round_ = self._rounds[round_id]
         if round_.folding.plan.digest != plan.digest or round_.folding.descriptor.base != opening.base:
@@ -150,17 +164,15 @@ class Rounds:
         Raises:
             Refusal: `round_unknown`; `aggregator_key_lost` when only its descriptor is left.
         """
-        round_ = self._rounds.get(round_id) or await self._resume(round_id)
-        round_.accepting = False
-        if round_.closing is None or round_.closing.done():
-            round_.closing = asyncio.create_task(self._finish(round_))
+        round_ = await self._find_again(round_id)
+        self._close(round_)
         return round_
 
     async def sweep(self, round_id: RoundId) -> None:
         """Delete what the round left, now and again once its last upload URL has expired."""
         self._forget(round_id)
-        await self._sweep_once(round_id)
-        self._chore(self._sweep_later(round_id))
+        await self._sweeper.now(round_id)
+        self._chore(self._sweeper.later(round_id))
 
     def place_model(self, task: TaskId, size_bytes: int, sha256: str) -> tuple[str, UploadGrant]:
         """A key and a signed URL for version 0 of a task."""
@@ -172,11 +184,22 @@ class Rounds:
     def find(self, round_id: RoundId) -> OpenRound:
         """Raises:
         Refusal: `update_late` when the round takes no updates (any more).
+        Outage: `aggregator_unreachable` while nobody knows, since the rounds in storage are still being read.
         """
         round_ = self._rounds.get(round_id)
+        if round_ is None and not self._recovered:
+            raise Outage(Code.AGGREGATOR_UNREACHABLE, "The aggregator still reads its rounds from the object storage.")
         if round_ is None or not round_.accepting:
             raise Refusal(Code.UPDATE_LATE, f"Round {round_id} takes no updates.")
         return round_
+
+    def admit(self, round_id: RoundId) -> OpenRound:
+        """As `find`, for word of an update: one that is late is counted."""
+        try:
+            return self.find(round_id)
+        except Refusal as refusal:
+            metrics.UPDATES.labels(refusal.code).inc()
+            raise
 
     def signed_key(self, round_id: RoundId) -> SignedSealingKey:
         """The round's sealing key with this aggregator's word for it; raises as `find`."""
@@ -189,6 +212,7 @@ class Rounds:
             Refusal: `update_too_large`, or `update_repeated` when another update of the device is counted.
         """
         if size_bytes > round_.folding.max_update_bytes:
+            metrics.UPDATES.labels(Code.UPDATE_TOO_LARGE).inc()
             raise Refusal(Code.UPDATE_TOO_LARGE, f"An update of this plan has at most {round_.folding.max_update_bytes} bytes.")
         counted = round_.folding.folded_digest(device)
         if counted not in (None, sha256):
@@ -219,6 +243,11 @@ class Rounds:
             return
         self._begin(Folding(descriptor, plan, key, self._updates))
 
+    async def _find_again(self, round_id: RoundId) -> OpenRound:
+        """The round in memory, or else by its descriptor in storage."""
+        async with self._opening:
+            return self._rounds.get(round_id) or await self._resume(round_id)
+
     async def _resume(self, round_id: RoundId) -> OpenRound:
         try:
             body = await self._in_thread(self._updates.get, descriptor_key(round_id))
@@ -229,9 +258,10 @@ class Rounds:
         round_ = self._begin(Folding(descriptor, read_plan(json.dumps(descriptor.plan)), key, self._updates))
         _log.info("round recovered", round=str(round_id))
         if await self._in_thread(self._updates.size, close_key(round_id)) is not None:
-            await self.close(round_id)
+            self._close(round_)
         else:
             await self._fold_stored(round_, wait=False)
+            round_.counted.set()  # a server whose round has ended without us lets us sweep it
         return round_
 
     def _begin(self, folding: Folding) -> OpenRound:
@@ -270,9 +300,13 @@ class Rounds:
                 await persist(partial(self._server.report_updates, round_.id, report))
             except Refusal as refusal:
                 _log.warning("the server takes no report", round=str(round_.id), code=refusal.code, detail=refusal.detail)
-                return
 
     # --- closing
+
+    def _close(self, round_: OpenRound) -> None:
+        round_.accepting = False
+        if round_.closing is None or round_.closing.done():
+            round_.closing = asyncio.create_task(self._finish(round_))
 
     async def _finish(self, round_: OpenRound) -> None:
         with about(round=str(round_.id)), metrics.PUBLISH_SECONDS.time():
@@ -313,20 +347,7 @@ class Rounds:
         except Refusal as answer:
             _log.warning("the server takes no failure", code=answer.code, detail=answer.detail)
 
-    # --- sweeping
-
-    async def _sweep_twice(self, round_id: RoundId) -> None:
-        await persist(lambda: self._sweep_once(round_id))
-        await self._sweep_later(round_id)
-
-    async def _sweep_later(self, round_id: RoundId) -> None:
-        await asyncio.sleep(self._upload_seconds)
-        await persist(lambda: self._sweep_once(round_id))
-
-    async def _sweep_once(self, round_id: RoundId) -> None:
-        stored = await self._in_thread(self._updates.list, round_prefix(round_id))
-        keys = sorted((update.key for update in stored), key=lambda key: key != descriptor_key(round_id))
-        await self._in_thread(self._updates.delete, keys)
+    # --- tasks and threads
 
     def _forget(self, round_id: RoundId) -> None:
         round_ = self._rounds.pop(round_id, None)
@@ -334,14 +355,12 @@ class Rounds:
             for task in self._tasks(round_):
                 task.cancel()
 
-    # --- tasks and threads
-
     @staticmethod
     def _tasks(round_: OpenRound) -> list[asyncio.Task[None]]:
         return [*round_.folds, *round_.work, *([round_.closing] if round_.closing is not None else [])]
 
-    def _chore(self, work: Coroutine[Any, Any, None]) -> None:
-        spawn(work, self._chores)
+    def _chore(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return spawn(work, self._chores)
 
     async def _in_thread(self, call: Callable[..., Result], *arguments: object) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)

@@ -77,7 +77,7 @@ def device_routes(rounds: Rounds, gate: Gate, tickets: TicketVerifier, settings:
     async def admitted(task: str, number: int, caller: Caller, slot: int | None, ticket: str) -> tuple[OpenRound, DeviceId]:
         device = device_id(caller.pod, slot)
         granted = await run_in_threadpool(tickets.verify, ticket, device=device, task=task, round=number, now=time.time())
-        round_ = rounds.find(RoundId(TaskId(task), number))
+        round_ = rounds.admit(RoundId(TaskId(task), number))
         folding = round_.folding
         if (granted.plan_digest, granted.base_sha256) != (folding.plan.digest, folding.descriptor.base.sha256):
             raise Refusal(Code.TICKET_FOREIGN, "The ticket is for another plan or base model than the round's.")

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from fedlearn.adapters.http import persist, spawn
+from fedlearn.adapters.web import Probe
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.ports import ModelVersion, Task
@@ -28,6 +29,7 @@ class Coordinator:
         self._sweeps: set[asyncio.Task[None]] = set()
         self._versions_changed = asyncio.Event()
         self._stopping = False
+        self._probe = Probe(around.store.ready, Code.DATABASE_UNAVAILABLE, "database")
         around.fleet.on_change = self._wake
 
     # --- life
@@ -175,7 +177,7 @@ class Coordinator:
         """Raises:
         Outage: `database_unavailable`, or `internal` when a task's driver has stopped.
         """
-        await asyncio.to_thread(self.around.store.ready)
+        await self._probe()
         stopped = [name for name, supervisor in self._supervisors.items() if supervisor.cancelled()]
         if stopped:
             raise Outage(Code.INTERNAL, f"The rounds of {', '.join(stopped)} are not driven.")

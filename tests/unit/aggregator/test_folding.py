@@ -1,0 +1,253 @@
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fedlearn.adapters.memory import MemoryObjectStore
+from fedlearn.aggregator.folding import Folding
+from fedlearn.aggregator.layout import update_key
+from fedlearn.core.errors import Code, Outage, Refusal
+from fedlearn.core.ids import DeviceId
+from fedlearn.protocol.sealing import SealingKey
+from fedlearn.telemetry import metrics
+from support.sealed import PLAN, ROUND, SealedRound, updates_of, weighted_mean
+from support.world import random_update, small_plan
+
+A, B = DeviceId("a"), DeviceId("b/1")
+OTHER_DIGEST = "0" * 64
+
+
+@pytest.fixture
+def sealed() -> SealedRound:
+    return SealedRound(MemoryObjectStore())
+
+
+@pytest.fixture
+def folding(sealed: SealedRound) -> Folding:
+    return Folding(sealed.descriptor, sealed.plan, sealed.key, sealed.store)
+
+
+def counted(result: str) -> float:
+    return metrics.UPDATES.labels(result)._value.get()
+
+
+def refusal_of(folding: Folding, device: DeviceId, sha256: str) -> Code:
+    with pytest.raises(Refusal) as caught:
+        folding.consider(device, sha256)
+    return caught.value.code
+
+
+def test_the_total_is_numpys_weighted_mean_in_any_order_of_arrival(sealed: SealedRound) -> None:
+    updates = updates_of(9)
+    digests = {device: sealed.bring(device, update) for device, update in updates.items()}
+    rng = np.random.default_rng(1)
+    for _ in range(4):
+        folding = Folding(sealed.descriptor, sealed.plan, sealed.key, sealed.store)
+        for device in rng.permutation(list(digests)):
+            folding.consider(DeviceId(device), digests[DeviceId(device)])
+        total = folding.total(digests)
+        assert np.abs(total.mean() - weighted_mean(updates)).max() < 1e-9
+        assert total.examples == sum(update.examples for update in updates.values())
+        assert folding.counts().folded == digests
+
+
+def test_updates_that_are_folded_at_once_by_several_threads_are_each_counted_once(
+    sealed: SealedRound, folding: Folding
+) -> None:
+    updates = updates_of(12)
+    digests = {device: sealed.bring(device, update) for device, update in updates.items()}
+    before = counted("folded")
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda item: folding.consider(*item), [*digests.items()] * 4))
+    assert np.abs(folding.total(digests).mean() - weighted_mean(updates)).max() < 1e-9
+    assert folding.total(digests).updates == 12
+    assert counted("folded") - before == 12
+
+
+def test_an_update_that_is_told_twice_is_counted_once(sealed: SealedRound, folding: Folding) -> None:
+    sha256 = sealed.bring(A, random_update(PLAN, 1))
+    folding.consider(A, sha256)
+    folding.consider(A, sha256)
+    assert folding.total({A: sha256}).updates == 1
+
+
+def test_of_a_devices_updates_the_first_that_is_folded_stays(sealed: SealedRound, folding: Folding) -> None:
+    first, second = (sealed.bring(A, random_update(PLAN, seed)) for seed in (1, 2))
+    folding.consider(A, first)
+    before = counted(Code.UPDATE_REPEATED)
+    assert refusal_of(folding, A, second) is Code.UPDATE_REPEATED
+    assert folding.counts().folded == {A: first}
+    assert folding.counts().refused == {}, "the device is counted, whatever else it brought"
+    assert counted(Code.UPDATE_REPEATED) - before == 1
+
+
+def test_of_a_devices_updates_that_are_opened_at_once_one_is_counted(sealed: SealedRound, folding: Folding) -> None:
+    digests = [sealed.bring(A, random_update(PLAN, seed)) for seed in range(4)]
+    start = threading.Barrier(4)
+
+    def consider(sha256: str) -> Code | None:
+        start.wait()
+        try:
+            folding.consider(A, sha256)
+        except Refusal as refusal:
+            return refusal.code
+        return None
+
+    with ThreadPoolExecutor(4) as threads:
+        results = list(threads.map(consider, digests))
+    assert results.count(None) == 1
+    assert set(results) == {None, Code.UPDATE_REPEATED}
+    assert folding.total(folding.counts().folded).updates == 1
+
+
+class _Corrupt(MemoryObjectStore):
+    """A storage that gives other bytes than those it took."""
+
+    def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
+        body = super().get(key, start=start, length=length)
+        return body[:-1] + bytes([body[-1] ^ 1])
+
+
+def tampered(body: bytes, at: int) -> bytes:
+    changed = bytearray(body)
+    changed[at] ^= 1
+    return bytes(changed)
+
+
+GOOD = random_update(PLAN, 1)
+WRONG: dict[str, tuple[Code, Callable[[SealedRound], bytes]]] = {
+    "empty": (Code.UPDATE_MALFORMED, lambda r: b""),
+    "no envelope": (Code.UPDATE_MALFORMED, lambda r: b"no envelope at all" * 100),
+    "cut off": (Code.UPDATE_MALFORMED, lambda r: r.seal(A, GOOD)[:-1]),
+    "longer than its header says": (Code.UPDATE_MALFORMED, lambda r: r.seal(A, GOOD) + b"\0"),
+    "its last byte changed": (Code.UPDATE_TAMPERED, lambda r: tampered(r.seal(A, GOOD), -1)),
+    "its metadata changed": (Code.UPDATE_TAMPERED, lambda r: tampered(r.seal(A, GOOD), 1400)),
+    "its wrapped key changed": (Code.UPDATE_TAMPERED, lambda r: tampered(r.seal(A, GOOD), 60)),
+    "sealed for another device": (Code.UPDATE_TAMPERED, lambda r: r.seal(B, GOOD)),
+    "sealed for another slot": (Code.UPDATE_TAMPERED, lambda r: r.seal(DeviceId("a/0"), GOOD)),
+    "sealed for another round": (Code.UPDATE_TAMPERED, lambda r: r.seal(A, GOOD, round=8)),
+    "sealed for another task": (Code.UPDATE_TAMPERED, lambda r: r.seal(A, GOOD, task="u")),
+    "sealed for another plan": (Code.UPDATE_TAMPERED, lambda r: r.seal(A, GOOD, plan_digest=OTHER_DIGEST)),
+    "sealed for another base": (Code.UPDATE_TAMPERED, lambda r: r.seal(A, GOOD, base_sha256=OTHER_DIGEST)),
+    "sealed to another key": (
+        Code.UPDATE_TAMPERED,
+        lambda r: SealedRound(r.store, SealingKey.generate(ROUND)).seal(A, GOOD),
+    ),
+    "of fewer parameters": (Code.UPDATE_SHAPE, lambda r: r.seal(A, replace(GOOD, delta=GOOD.delta[:-1]))),
+    "of more parameters": (
+        Code.UPDATE_TOO_LARGE,
+        lambda r: r.seal(A, replace(GOOD, delta=np.append(GOOD.delta, np.float32(0)))),
+    ),
+    "in other windows": (Code.UPDATE_SHAPE, lambda r: r.seal(A, GOOD, small_plan(update={"window_elements": 1024}))),
+    "in another encoding": (Code.UPDATE_DTYPE, lambda r: r.seal(A, GOOD, small_plan(update={"encoding": "float16"}))),
+    "with a NaN": (Code.UPDATE_NOT_FINITE, lambda r: r.seal(A, replace(GOOD, delta=GOOD.delta * np.float32("nan")))),
+    "with an infinity": (
+        Code.UPDATE_NOT_FINITE,
+        lambda r: r.seal(A, replace(GOOD, delta=np.append(GOOD.delta[:-1], np.float32("inf")))),
+    ),
+    "of no example": (Code.UPDATE_EXAMPLES, lambda r: r.seal(A, replace(GOOD, examples=0))),
+    "of more examples than the plan allows": (Code.UPDATE_EXAMPLES, lambda r: r.seal(A, replace(GOOD, examples=1001))),
+    "of 10^9 examples": (Code.UPDATE_EXAMPLES, lambda r: r.seal(A, replace(GOOD, examples=10**9))),
+    "with more held out than the plan allows": (
+        Code.UPDATE_EXAMPLES,
+        lambda r: r.seal(A, replace(GOOD, holdout_examples=1001)),
+    ),
+    "larger than any update of the plan": (Code.UPDATE_TOO_LARGE, lambda r: b"\0" * 200_000),
+}
+
+
+@pytest.mark.parametrize(("code", "make"), WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_update_is_refused_and_leaves_the_totals_untouched(
+    code: Code, make: Callable[[SealedRound], bytes], sealed: SealedRound, folding: Folding
+) -> None:
+    good = sealed.bring(B, random_update(PLAN, 2, examples=20))
+    folding.consider(B, good)
+    before, folded = counted(code), counted("folded")
+    assert refusal_of(folding, A, sealed.upload(A, make(sealed))) is code
+    assert counted(code) - before == 1
+    assert counted("folded") == folded
+    total = folding.total({B: good})
+    assert (total.updates, total.examples, total.holdout_examples) == (1, 20, 5)
+    assert np.abs(total.mean() - random_update(PLAN, 2).delta).max() < 1e-9
+    assert folding.counts().refused == {A: code}
+
+
+def test_stored_bytes_of_another_digest_are_refused(sealed: SealedRound) -> None:
+    corrupt = SealedRound(_Corrupt(sealed.store.bucket))
+    folding = Folding(corrupt.descriptor, corrupt.plan, corrupt.key, corrupt.store)
+    sha256 = corrupt.bring(A, GOOD)
+    assert refusal_of(folding, A, sha256) is Code.UPDATE_DIGEST
+
+
+def test_an_update_that_is_not_in_storage_is_missing(folding: Folding) -> None:
+    before = counted(Code.UPDATE_MISSING)
+    assert refusal_of(folding, A, OTHER_DIGEST) is Code.UPDATE_MISSING
+    assert counted(Code.UPDATE_MISSING) - before == 1
+
+
+def test_a_device_whose_update_was_refused_may_bring_a_good_one(sealed: SealedRound, folding: Folding) -> None:
+    assert refusal_of(folding, A, OTHER_DIGEST) is Code.UPDATE_MISSING
+    sha256 = sealed.bring(A, GOOD)
+    folding.consider(A, sha256)
+    assert folding.counts().folded == {A: sha256}
+    assert folding.counts().refused == {}
+
+
+def test_an_outage_of_the_storage_changes_nothing(sealed: SealedRound, folding: Folding) -> None:
+    sha256 = sealed.bring(A, GOOD)
+    sealed.store.bucket.available = False
+    with pytest.raises(Outage):
+        folding.consider(A, sha256)
+    assert folding.counts().refused == {}
+    sealed.store.bucket.available = True
+    folding.consider(A, sha256)
+    assert folding.total({A: sha256}).updates == 1
+
+
+def test_the_total_is_of_exactly_the_updates_that_the_record_names(sealed: SealedRound, folding: Folding) -> None:
+    updates = updates_of(4)
+    digests = {device: sealed.bring(device, update) for device, update in updates.items()}
+    for device, sha256 in digests.items():
+        folding.consider(device, sha256)
+    chosen = dict(list(updates.items())[:2])
+    total = folding.total({device: digests[device] for device in chosen})
+    assert total.updates == 2
+    assert np.abs(total.mean() - weighted_mean(chosen)).max() < 1e-9
+
+
+def test_the_total_after_a_restart_is_the_same_to_the_last_bit(sealed: SealedRound, folding: Folding) -> None:
+    digests = {device: sealed.bring(device, update) for device, update in updates_of(6).items()}
+    for device in reversed(digests):
+        folding.consider(device, digests[device])
+    record = dict(folding.counts().folded)
+    restarted = Folding(sealed.descriptor, sealed.plan, sealed.key, sealed.store)
+    assert (restarted.total(record).mean() == folding.total(record).mean()).all()
+
+
+def test_there_is_no_total_when_an_update_that_counts_is_gone(sealed: SealedRound) -> None:
+    sha256 = sealed.bring(A, GOOD)
+    sealed.store.delete([update_key(ROUND, A, sha256)])
+    folding = Folding(sealed.descriptor, sealed.plan, sealed.key, sealed.store)
+    with pytest.raises(Refusal) as caught:
+        folding.total({A: sha256})
+    assert caught.value.code is Code.UPDATE_MISSING
+
+
+def test_no_more_buffers_are_held_than_updates_are_opened_at_once(sealed: SealedRound, folding: Folding) -> None:
+    digests = {device: sealed.bring(device, update) for device, update in updates_of(20).items()}
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda item: folding.consider(*item), digests.items()))
+    assert len(folding._buffers._free) <= 2
+
+
+def test_the_hold_out_metrics_are_means_weighted_by_what_was_held_out(sealed: SealedRound, folding: Folding) -> None:
+    digests = {
+        A: sealed.bring(A, replace(GOOD, holdout_examples=10, metrics={"loss": 1.0, "accuracy": 0.5})),
+        B: sealed.bring(B, replace(GOOD, holdout_examples=30, metrics={"loss": 2.0, "accuracy": 0.9})),
+    }
+    for device, sha256 in digests.items():
+        folding.consider(device, sha256)
+    assert folding.total(digests).metrics() == pytest.approx({"loss": 1.75, "accuracy": 0.8})

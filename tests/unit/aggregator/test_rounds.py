@@ -1,0 +1,397 @@
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fedlearn.adapters.memory import MemoryObjectStore
+from fedlearn.aggregator.layout import CloseRecord, Descriptor, close_key, descriptor_key, round_prefix
+from fedlearn.aggregator.rounds import Rounds
+from fedlearn.core.errors import Code, Outage, Refusal
+from fedlearn.core.ids import DeviceId, RoundId, TaskId
+from fedlearn.core.updates import Update
+from fedlearn.protocol.messages import Model, RoundOpening, RoundResult, UpdatesReport
+from fedlearn.protocol.sealing import SealingKey
+from fedlearn.protocol.tensors import decode_vector
+from fedlearn.telemetry import metrics
+from support.desk import until
+from support.sealed import BASE, BASE_FILE, IDENTITY, PLAN, ROUND, SealedRound, next_model, updates_of
+from support.world import random_update
+
+OPENING = RoundOpening(plan=PLAN.model_dump(mode="json"), base=Model.of(BASE), reporting_seconds=60)
+A, B, C = DeviceId("a"), DeviceId("b/0"), DeviceId("c")
+
+
+class PlayedServer:
+    """Notes what an aggregator tells; a test decides how it answers."""
+
+    def __init__(self) -> None:
+        self.reports: list[UpdatesReport] = []
+        self.results: list[RoundResult] = []
+        self.failures: list[tuple[RoundId, Code]] = []
+        self.refuses_reports: Refusal | None = None
+        self.result_lost = False
+
+    async def report_updates(self, round_id: RoundId, report: UpdatesReport) -> None:
+        if self.refuses_reports is not None:
+            refusal, self.refuses_reports = self.refuses_reports, None
+            raise refusal
+        self.reports.append(report)
+
+    async def report_result(self, round_id: RoundId, result: RoundResult) -> None:
+        self.results.append(result)
+        if self.result_lost:
+            self.result_lost = False
+            raise Outage(Code.SERVER_UNREACHABLE, "The connection broke.")
+
+    async def report_failure(self, round_id: RoundId, refusal: Refusal) -> None:
+        self.failures.append((round_id, refusal.code))
+
+    def reported(self) -> set[str]:
+        return set(self.reports[-1].reported) if self.reports else set()
+
+
+class House:
+    """An aggregator's storage, and aggregators that work on it one after the other."""
+
+    def __init__(self) -> None:
+        self.models, self.updates, self.server = MemoryObjectStore(), MemoryObjectStore(), PlayedServer()
+        self.models.put(BASE.key, BASE_FILE)
+
+    @asynccontextmanager
+    async def rounds(
+        self, *, min_cohort: int = 2, identity: Ed25519PrivateKey = IDENTITY, upload_seconds: int = 900, recover: bool = True
+    ) -> AsyncIterator[Rounds]:
+        rounds = Rounds(
+            models=self.models,
+            updates=self.updates,
+            identity=identity,
+            server=self.server,  # type: ignore[arg-type] - played by the test
+            min_cohort=min_cohort,
+            upload_seconds=upload_seconds,
+            workers=2,
+        )
+        try:
+            if recover:
+                await rounds.recover()
+            yield rounds
+        finally:
+            await rounds.stop()
+
+    def sealed(self) -> SealedRound:
+        """The round as its descriptor in storage says."""
+        descriptor = Descriptor.model_validate_json(self.updates.get(descriptor_key(ROUND)))
+        return SealedRound(self.updates, SealingKey.unwrap(IDENTITY, descriptor.wrapped_key_bytes, ROUND))
+
+    def keys(self) -> list[str]:
+        return [stored.key for stored in self.updates.list(round_prefix(ROUND))]
+
+    def model(self, result: RoundResult) -> np.ndarray:
+        return decode_vector(self.models.get(result.model.key), PLAN)
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
+
+async def refused(call: Awaitable[object] | Callable[[], object]) -> Code:
+    with pytest.raises(Refusal) as caught:
+        await call() if callable(call) else await call  # type: ignore[misc]
+    return caught.value.code
+
+
+async def feed(house: House, rounds: Rounds, updates: dict[DeviceId, Update]) -> None:
+    """Open the round, and bring all these updates."""
+    open_round = await rounds.open(ROUND, OPENING)
+    for device, update in updates.items():
+        rounds.uploaded(open_round, device, house.sealed().bring(device, update))
+    await until(lambda: house.server.reported() == set(updates))
+
+
+async def test_a_round_is_opened_fed_closed_and_swept(house: House) -> None:
+    updates = updates_of(3)
+    async with house.rounds() as rounds:
+        await feed(house, rounds, updates)
+        await rounds.close(ROUND)
+        result = (await until(lambda: house.server.results))[0]
+        assert np.abs(house.model(result) - next_model(BASE_FILE, updates)).max() < 1e-6
+        assert (result.model.version, result.examples, set(result.contributors)) == (4, 10 + 17 + 24, set(updates))
+        assert result.model.sha256 in result.model.key
+        assert hashlib.sha256(house.models.get(result.model.key)).hexdigest() == result.model.sha256
+        await rounds.sweep(ROUND)
+        assert house.keys() == []
+
+
+async def test_a_round_is_opened_once_however_often_the_server_asks(house: House) -> None:
+    async with house.rounds() as rounds:
+        first, *others = await asyncio.gather(*(rounds.open(ROUND, OPENING) for _ in range(5)))
+        assert all(other is first for other in others)
+        assert house.keys() == [descriptor_key(ROUND)]
+
+
+async def test_a_round_is_not_opened_anew_with_another_plan_or_base(house: House) -> None:
+    async with house.rounds() as rounds:
+        await rounds.open(ROUND, OPENING)
+        other = OPENING.model_copy(update={"base": OPENING.base.model_copy(update={"sha256": "0" * 64})})
+        assert await refused(rounds.open(ROUND, other)) is Code.ROUND_CONFLICT
+
+
+async def test_a_server_that_opens_a_round_again_is_told_who_is_counted(house: House) -> None:
+    updates = updates_of(2)
+    async with house.rounds() as rounds:
+        await feed(house, rounds, updates)
+        house.server.reports.clear()
+        await rounds.open(ROUND, OPENING)
+        await until(lambda: house.server.reported() == set(updates))
+
+
+async def test_counting_goes_on_when_one_report_is_refused(house: House) -> None:
+    house.server.refuses_reports = Refusal(Code.UNAUTHENTICATED, "The token is renewed just now.")
+    updates = updates_of(2)
+    async with house.rounds() as rounds:
+        open_round = await rounds.open(ROUND, OPENING)
+        first, second = updates
+        rounds.uploaded(open_round, first, house.sealed().bring(first, updates[first]))
+        await until(lambda: house.server.refuses_reports is None)
+        rounds.uploaded(open_round, second, house.sealed().bring(second, updates[second]))
+        await until(lambda: house.server.reported() == set(updates))
+
+
+async def test_each_refusal_is_reported_with_its_code(house: House) -> None:
+    async with house.rounds() as rounds:
+        open_round = await rounds.open(ROUND, OPENING)
+        rounds.uploaded(open_round, A, "0" * 64)
+        await until(lambda: house.server.reports)
+        assert house.server.reports[-1].refused == {A: Code.UPDATE_MISSING}
+
+
+async def test_an_upload_whose_word_never_came_is_counted_at_the_close(house: House) -> None:
+    updates = updates_of(3)
+    async with house.rounds() as rounds:
+        await rounds.open(ROUND, OPENING)
+        for device, update in updates.items():
+            house.sealed().bring(device, update)
+        await rounds.close(ROUND)
+        result = (await until(lambda: house.server.results))[0]
+        assert set(result.contributors) == set(updates)
+        assert np.abs(house.model(result) - next_model(BASE_FILE, updates)).max() < 1e-6
+
+
+async def test_two_uploads_of_one_device_count_as_one_at_the_close(house: House) -> None:
+    async with house.rounds() as rounds:
+        await rounds.open(ROUND, OPENING)
+        for seed in (1, 2):
+            house.sealed().bring(A, random_update(PLAN, seed, examples=10))
+        house.sealed().bring(B, random_update(PLAN, 3, examples=10))
+        await rounds.close(ROUND)
+        result = (await until(lambda: house.server.results))[0]
+        assert result.examples == 20
+        assert len(result.contributors) == 2
+
+
+async def test_fewer_distinct_devices_than_min_cohort_are_no_aggregate(house: House) -> None:
+    async with house.rounds(min_cohort=3) as rounds:
+        await feed(house, rounds, updates_of(2))
+        await rounds.close(ROUND)
+        await until(lambda: house.server.failures == [(ROUND, Code.COHORT_TOO_SMALL)])
+        assert house.server.results == []
+        assert [stored.key for stored in house.models.list("")] == [BASE.key], "nothing was published"
+
+
+async def test_a_closed_round_takes_no_updates(house: House) -> None:
+    updates = updates_of(2)
+    async with house.rounds() as rounds:
+        await feed(house, rounds, updates)
+        await rounds.close(ROUND)
+        before = metrics.UPDATES.labels(Code.UPDATE_LATE)._value.get()
+        assert await refused(asyncio.to_thread(rounds.admit, ROUND)) is Code.UPDATE_LATE
+        assert metrics.UPDATES.labels(Code.UPDATE_LATE)._value.get() - before == 1
+        result = (await until(lambda: house.server.results))[0]
+        house.sealed().bring(C, random_update(PLAN, 99))
+        await rounds.close(ROUND)
+        assert (await until(lambda: house.server.results[1:])) == [result], "a close that is asked for again changes nothing"
+        assert set(result.contributors) == set(updates)
+
+
+async def test_what_is_granted_is_bound_and_bounded(house: House) -> None:
+    async with house.rounds() as rounds:
+        open_round = await rounds.open(ROUND, OPENING)
+        body = house.sealed().seal(A, random_update(PLAN, 1))
+        digest = hashlib.sha256(body).hexdigest()
+        granted = rounds.grant(open_round, A, len(body), digest)
+        assert house.updates.bucket.request("PUT", granted.url, body, granted.headers)[0] == 200
+        assert house.keys()[-1].endswith(f"updates/a/{digest}")
+        before = metrics.UPDATES.labels(Code.UPDATE_TOO_LARGE)._value.get()
+        with pytest.raises(Refusal) as caught:
+            rounds.grant(open_round, A, open_round.folding.max_update_bytes + 1, digest)
+        assert caught.value.code is Code.UPDATE_TOO_LARGE
+        assert metrics.UPDATES.labels(Code.UPDATE_TOO_LARGE)._value.get() - before == 1
+
+
+async def test_a_counted_device_is_granted_no_other_update(house: House) -> None:
+    updates = updates_of(2)
+    async with house.rounds() as rounds:
+        await feed(house, rounds, updates)
+        open_round, device = rounds.find(ROUND), next(iter(updates))
+        counted = open_round.folding.folded_digest(device)
+        assert counted is not None
+        rounds.grant(open_round, device, 100, counted)
+        with pytest.raises(Refusal) as caught:
+            rounds.grant(open_round, device, 100, "0" * 64)
+        assert caught.value.code is Code.UPDATE_REPEATED
+
+
+# --- recovery: an aggregator is nothing but a process over what lies in storage
+
+
+async def test_a_restarted_aggregator_counts_what_lies_in_storage_and_says_so(house: House) -> None:
+    updates = updates_of(3)
+    async with house.rounds() as rounds:
+        await feed(house, rounds, updates)
+    house.server.reports.clear()
+    async with house.rounds() as rounds:
+        await until(lambda: house.server.reported() == set(updates))
+        await rounds.close(ROUND)
+        result = (await until(lambda: house.server.results))[0]
+        assert np.abs(house.model(result) - next_model(BASE_FILE, updates)).max() < 1e-6
+
+
+async def test_a_close_that_was_begun_is_finished_by_the_next_aggregator(house: House) -> None:
+    updates = updates_of(3)
+    async with house.rounds() as rounds:
+        await feed(house, rounds, updates)
+        record = CloseRecord(contributors=dict(rounds.find(ROUND).folding.counts().folded))
+    house.updates.put(close_key(ROUND), record.model_dump_json().encode())
+    house.sealed().bring(C, random_update(PLAN, 99, examples=1000))
+    async with house.rounds():
+        result = (await until(lambda: house.server.results))[0]
+        assert set(result.contributors) == set(updates), "the record says who is in, not what lies there"
+        assert np.abs(house.model(result) - next_model(BASE_FILE, updates)).max() < 1e-6
+
+
+async def test_a_result_whose_answer_was_lost_is_reported_again_and_is_the_same(house: House) -> None:
+    house.server.result_lost = True
+    async with house.rounds() as rounds:
+        await feed(house, rounds, updates_of(2))
+        await rounds.close(ROUND)
+        await until(lambda: len(house.server.results) == 2)
+        assert house.server.results[0] == house.server.results[1]
+
+
+async def test_an_aggregator_with_another_identity_says_that_the_key_is_lost(house: House) -> None:
+    async with house.rounds() as rounds:
+        await feed(house, rounds, updates_of(2))
+    async with house.rounds(identity=Ed25519PrivateKey.generate()) as rounds:
+        assert house.server.failures == [(ROUND, Code.AGGREGATOR_KEY_LOST)]
+        assert await refused(rounds.close(ROUND)) is Code.AGGREGATOR_KEY_LOST
+
+
+async def test_until_its_rounds_are_recovered_devices_are_asked_to_come_again(house: House) -> None:
+    async with house.rounds() as rounds:
+        await rounds.open(ROUND, OPENING)
+    async with house.rounds(recover=False) as rounds:
+        with pytest.raises(Outage):
+            rounds.find(ROUND)
+        with pytest.raises(Outage):
+            await rounds.ready()
+        await rounds.recover()
+        assert rounds.find(ROUND).id == ROUND
+        await rounds.ready()
+
+
+async def test_a_round_that_the_server_opens_while_it_is_recovered_is_the_same(house: House) -> None:
+    async with house.rounds() as rounds:
+        await rounds.open(ROUND, OPENING)
+    async with house.rounds(recover=False) as rounds:
+        opened = asyncio.create_task(rounds.open(ROUND, OPENING))
+        closed = asyncio.create_task(rounds.close(ROUND))
+        await rounds.recover()
+        assert rounds._rounds[ROUND] is await opened is await closed
+
+
+async def test_an_outage_of_the_storage_delays_recovery_and_ends_nothing(house: House) -> None:
+    updates = updates_of(2)
+    async with house.rounds() as rounds:
+        await feed(house, rounds, updates)
+    house.server.reports.clear()
+    reads, listed = house.updates.get, asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def unavailable(*_: Any, **__: Any) -> bytes:
+        loop.call_soon_threadsafe(listed.set)
+        raise Outage(Code.STORAGE_UNAVAILABLE, "The storage does not answer.")
+
+    house.updates.get = unavailable  # type: ignore[method-assign]
+    async with house.rounds(recover=False) as rounds:
+        recovery = asyncio.create_task(rounds.recover())
+        await listed.wait()
+        house.updates.get = reads  # type: ignore[method-assign]
+        await recovery
+        await until(lambda: house.server.reported() == set(updates))
+
+
+async def test_one_round_that_can_not_be_recovered_keeps_no_other_from_it(house: House) -> None:
+    async with house.rounds() as rounds:
+        await rounds.open(ROUND, OPENING)
+    house.updates.put(descriptor_key(RoundId(TaskId("broken"), 1)), b"no descriptor")
+    async with house.rounds() as rounds:
+        assert rounds.find(ROUND).id == ROUND
+        assert house.server.failures == [(RoundId(TaskId("broken"), 1), Code.ROUND_UNKNOWN)]
+
+
+async def test_what_a_round_without_a_descriptor_left_is_swept(house: House) -> None:
+    house.updates.put(f"{round_prefix(ROUND)}updates/a/{'0' * 64}", b"late")
+    async with house.rounds():
+        await until(lambda: house.keys() == [])
+
+
+async def test_the_next_round_of_a_task_sweeps_an_older_one(house: House) -> None:
+    async with house.rounds() as rounds:
+        await feed(house, rounds, updates_of(2))
+        await rounds.open(RoundId(ROUND.task, 8), OPENING)
+        await until(lambda: house.keys() == [])
+        assert await refused(asyncio.to_thread(rounds.find, ROUND)) is Code.UPDATE_LATE
+
+
+async def test_the_descriptor_with_the_key_is_the_first_to_go(house: House) -> None:
+    deleted: list[str] = []
+    delete = house.updates.delete
+    house.updates.delete = lambda keys: (deleted.extend(keys), delete(keys))[1]  # type: ignore[method-assign, func-returns-value]
+    async with house.rounds() as rounds:
+        await feed(house, rounds, updates_of(2))
+        await rounds.sweep(ROUND)
+    assert deleted[0] == descriptor_key(ROUND)
+    assert len(deleted) == 3
+
+
+async def test_a_late_upload_is_swept_once_the_last_url_has_expired(house: House) -> None:
+    async with house.rounds(upload_seconds=0) as rounds:
+        await rounds.open(ROUND, OPENING)
+        sealed = house.sealed()
+        await rounds.sweep(ROUND)
+        sealed.bring(A, random_update(PLAN, 1))
+        await until(lambda: house.keys() == [])
+
+
+async def test_readiness_says_at_once_when_the_storage_does_not_answer(house: House) -> None:
+    async with house.rounds() as rounds:
+        await rounds.ready()
+        rounds._probe._seconds = 0.1
+        answered = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def hang(_key: str) -> int | None:
+            asyncio.run_coroutine_threadsafe(answered.wait(), loop).result()
+            return None
+
+        house.updates.size = hang  # type: ignore[method-assign]
+        async with asyncio.timeout(5):
+            for answer in await asyncio.gather(*(rounds.ready() for _ in range(20)), return_exceptions=True):
+                assert isinstance(answer, Outage)
+                assert answer.code is Code.STORAGE_UNAVAILABLE
+        answered.set()
