@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from fedlearn.adapters.http import persist
-from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
+from fedlearn.core.errors import Code, FedlearnError, Outage
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.learning import Shard, Weights
 from fedlearn.core.updates import Update
@@ -74,7 +74,7 @@ class Agent:
         except FedlearnError as error:
             self.connected = False
             _log.warning("check-in failed", code=error.code, detail=error.detail)
-            if isinstance(error, Refusal):  # an identity that is not known yet, a setting: as good as an outage
+            if not isinstance(error, Outage):  # an identity that is not known yet, a token's file: as good as an outage
                 raise Outage(error.code, error.detail) from error
             raise
         self.connected = True

@@ -1,6 +1,7 @@
 """The evaluator: scores each version on a test set that no device holds. It runs on the device's image and code."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -46,13 +47,17 @@ class Evaluator:
                 self.connected = not isinstance(error, Outage)
                 _log.warning("evaluation failed", code=error.code, detail=error.detail)
                 await asyncio.sleep(_AFTER_FAILURE_SECONDS)
+            except Exception:
+                _log.exception("evaluation failed in a way that was not foreseen")
+                await asyncio.sleep(_AFTER_FAILURE_SECONDS)
 
     async def _score(self, job: EvaluationJob) -> None:
         workshop, loop = self._workshop, asyncio.get_running_loop()
         tools = await workshop.tools(job.plan_digest)
         weights = await workshop.weights(job.model, job.model_url, tools.plan)
         figures = await loop.run_in_executor(workshop.compute, tools.learner.evaluate, weights, self._test)
-        evaluation = Evaluation(metrics=dict(figures))
+        # the loss of a model that has diverged is no number, and JSON has none for it
+        evaluation = Evaluation(metrics={name: value for name, value in figures.items() if math.isfinite(value)})
         await persist(lambda: workshop.server.evaluate(TaskId(job.task), job.model.version, evaluation))
         _log.info("scored", **figures)
 

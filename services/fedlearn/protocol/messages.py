@@ -20,6 +20,7 @@ RoundNumber = Annotated[int, Field(ge=1, le=2**31, examples=[1])]
 DeviceName = Annotated[str, Field(min_length=1, max_length=260, examples=["fedlearn-device-0", "fedlearn-device-0/3"])]
 Slot = Annotated[int | None, Field(ge=0, lt=4096, description="Which of the devices of this process; none if it is one.")]
 Size = Annotated[int, Field(ge=1, le=2**40, description="bytes")]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 MAX_DEVICES_A_ROUND = 100_000
 
 
@@ -166,7 +167,7 @@ class RoundResult(Message):
     model: Model
     contributors: Annotated[tuple[DeviceName, ...], Field(max_length=MAX_DEVICES_A_ROUND)]
     examples: Annotated[int, Field(ge=1)]
-    metrics: dict[str, float]
+    metrics: dict[str, Finite]
 
 
 class RoundFailure(Message):
@@ -281,4 +282,4 @@ class EvaluationJob(Message):
 
 
 class Evaluation(Message):
-    metrics: Annotated[dict[str, float], Field(min_length=1, max_length=100)]
+    metrics: Annotated[dict[str, Finite], Field(min_length=1, max_length=100)]

@@ -1,0 +1,121 @@
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedlearn.core.errors import Code, Outage, Refusal, SetupError
+from fedlearn.core.ids import TaskId
+from fedlearn.core.learning import Examples, Weights
+from fedlearn.device import evaluator
+from fedlearn.device.evaluator import Evaluator
+from fedlearn.device.workshop import Workshop
+from fedlearn.learning.synthetic import SyntheticLearner
+from fedlearn.protocol.messages import Evaluation, EvaluationJob, Model
+from fedlearn.protocol.plans import Plan
+from support.desk import until
+from support.sealed import BASE, BASE_FILE, PLAN
+
+TEST = Examples(np.zeros((4, 784), np.float32), np.zeros(4, np.int32))
+JOB = EvaluationJob(task="t", plan_digest=PLAN.digest, model=Model.of(BASE), model_url=BASE.key)
+
+
+class PlayedServer:
+    """A server with versions to score, and a storage with the model; fails first with what a test says."""
+
+    def __init__(self, *jobs: EvaluationJob) -> None:
+        self.jobs = list(jobs)
+        self.asked: list[str] = []
+        self.scored: list[tuple[TaskId, int, Mapping[str, float]]] = []
+        self.failures: list[Exception] = []
+
+    async def next_evaluation(self, dataset: str, wait_seconds: float) -> EvaluationJob | None:
+        self.asked.append(dataset)
+        if self.failures:
+            raise self.failures.pop(0)
+        if not self.jobs:
+            await asyncio.Event().wait()
+        return self.jobs.pop(0)
+
+    async def plan(self, digest: str) -> Plan:
+        return PLAN
+
+    async def evaluate(self, task: TaskId, version: int, evaluation: Evaluation) -> None:
+        self.scored.append((task, version, evaluation.metrics))
+
+    def fetch(self, url: str, *, sha256: str, size_bytes: int) -> bytes:
+        return BASE_FILE
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluator, "_AFTER_FAILURE_SECONDS", 0.01)
+
+
+@asynccontextmanager
+async def running(server: PlayedServer, learner: type[SyntheticLearner] = SyntheticLearner) -> AsyncIterator[Evaluator]:
+    played: Any = server
+    compute = ThreadPoolExecutor(1)
+    workshop = Workshop(server=played, aggregator=None, identity=None, make_learner=learner, compute=compute)
+    workshop.transfer = played
+    evaluating = Evaluator("mnist", TEST, workshop)
+    work = asyncio.create_task(evaluating.run())
+    try:
+        yield evaluating
+    finally:
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        await asyncio.to_thread(compute.shutdown)
+
+
+async def test_each_version_is_scored_on_the_test_set() -> None:
+    server = PlayedServer(JOB, JOB)
+    async with running(server) as evaluating:
+        await until(lambda: len(server.scored) == 2)
+        assert evaluating.connected
+    task, version, figures = server.scored[0]
+    assert (task, version, set(server.asked)) == ("t", BASE.version, {"mnist"})
+    assert 0 < figures["accuracy"] < 1
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        Outage(Code.SERVER_UNREACHABLE, "It does not answer."),
+        Refusal(Code.UNAUTHENTICATED, "The token is not known yet."),
+        SetupError(Code.SETTING_INVALID, "The token's file is just being renewed."),
+        ValueError("unforeseen"),
+    ],
+    ids=["outage", "refusal", "setup error", "unforeseen"],
+)
+async def test_a_failure_ends_no_evaluator(failure: Exception) -> None:
+    server = PlayedServer(JOB)
+    server.failures = [failure]
+    async with running(server):
+        await until(lambda: server.scored)
+
+
+async def test_readiness_falls_when_the_server_does_not_answer() -> None:
+    server = PlayedServer(JOB)
+    async with running(server) as evaluating:
+        await until(lambda: server.scored and len(server.asked) == 2)
+        assert evaluating.connected
+    server.failures = [Outage(Code.SERVER_UNREACHABLE, "It does not answer.")] * 3
+    async with running(server) as evaluating:
+        await until(lambda: server.failures == [])
+        assert not evaluating.connected
+
+
+class Diverged(SyntheticLearner):
+    def evaluate(self, weights: Weights, examples: Examples) -> Any:
+        return {"loss": float("nan"), "accuracy": 0.1}
+
+
+async def test_a_figure_that_is_no_number_is_left_out() -> None:
+    server = PlayedServer(JOB)
+    async with running(server, Diverged):
+        await until(lambda: server.scored)
+    assert server.scored[0][2] == {"accuracy": 0.1}
