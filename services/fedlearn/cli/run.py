@@ -41,7 +41,7 @@ def run(
     server_port: Annotated[int, typer.Option(help="0: any free one.")] = 8000,
     aggregator_port: Annotated[int, typer.Option(help="0: any free one.")] = 8003,
     storage_port: Annotated[int, typer.Option(help="0: any free one.")] = 8333,
-) -> int:
+) -> None:
     """Boot everything on this machine, train, and exit."""
     from fedlearn.local.options import check_options
 
@@ -73,7 +73,8 @@ def run(
         missing = f"'fedlearn run' needs {error.name}: install fedlearn[local,learning]."
         raise SetupError(Code.SETTING_INVALID, missing) from error
     done = run_task(options, Console(), STARTED_AT)
-    return 0 if all(round_.outcome == "committed" for round_ in done.rounds) else 1
+    if any(round_.outcome != "committed" for round_ in done.rounds):
+        raise typer.Exit(1)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -61,7 +61,7 @@ class Launcher:
         self.deployment = deployment = Deployment(self.directory, addresses, secrets)
         with ThreadPoolExecutor(2) as threads:
             self._say(
-                f"Starting object storage, server and aggregator, and cutting {options.dataset} for {options.devices} devices."
+                f"Starting object storage, server and aggregator; dividing {options.dataset} among {options.devices} devices."
             )
             shards = threads.submit(self._cut_shards)
             storage = threads.submit(self._storage.start)

@@ -26,6 +26,7 @@ class Progress:
         self._ended: list[RoundFigures] = []
         self._running: RoundView | None = None
         self._sentence = ""
+        self._spinner = Spinner("dots")
         self._live = Live(console=console, get_renderable=self._picture, refresh_per_second=8, transient=False)
 
     def __enter__(self) -> Self:
@@ -57,9 +58,11 @@ class Progress:
         if self._ended:
             parts.append(table(self._ended))
         if self._running is not None:
-            parts.append(Spinner("dots", _now(self._running, self._rounds)))
+            self._spinner.update(text=_now(self._running, self._rounds))
+            parts.append(self._spinner)
         elif self._sentence:
-            parts.append(Spinner("dots", Text(self._sentence)))
+            self._spinner.update(text=Text(self._sentence))
+            parts.append(self._spinner)
         return Group(*parts)
 
 

@@ -1,0 +1,18 @@
+"""All commands."""
+
+import typer
+
+from fedlearn.cli import data, models, run, services, tasks
+
+_HELP = "Federated learning, native to Kubernetes."
+
+
+def build() -> typer.Typer:
+    """The command line."""
+    app = typer.Typer(help=_HELP, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
+    run.add_to(app)
+    services.add_to(app)
+    app.add_typer(data.app, name="data")
+    app.add_typer(models.app, name="models")
+    app.add_typer(tasks.app, name="tasks", hidden=True)
+    return app
