@@ -19,6 +19,13 @@ from fedlearn.core.errors import Code, Outage, Refusal, SetupError
 
 CALL_SECONDS = (3.0, 7.0)
 """How long a call may take to connect, and from one byte of its answer to the next."""
+_REFUSALS = {
+    400: Code.BAD_REQUEST,
+    401: Code.CLUSTER_DENIED,
+    403: Code.CLUSTER_DENIED,
+    404: Code.NOT_FOUND,
+    422: Code.BAD_REQUEST,
+}
 _POOLED_CONNECTIONS = 40  # as many as the web framework has threads
 # the client's generated part is typed, its configuration is not
 _load_pod: Callable[..., None] = config.load_incluster_config
@@ -89,16 +96,11 @@ def asking(what: str) -> Iterator[None]:
     try:
         yield
     except ApiException as error:
-        said = _said(error)
-        if error.status in (401, 403):
-            raise Refusal(Code.CLUSTER_DENIED, f"The Kubernetes API refuses {what}: {said}.") from error
-        if error.status == 404:
-            raise Refusal(Code.NOT_FOUND, f"The Kubernetes API knows nothing of the kind when asked {what}: {said}.") from error
-        if error.status in (400, 422):
-            raise Refusal(Code.BAD_REQUEST, f"The Kubernetes API does not take it when asked {what}: {said}.") from error
-        raise Outage(Code.CLUSTER_UNAVAILABLE, f"The Kubernetes API fails {what}: {said}.") from error
+        if error.status in _REFUSALS:
+            raise Refusal(_REFUSALS[error.status], f"The Kubernetes API refuses {what}: {_said(error)}.") from error
+        raise Outage(Code.CLUSTER_UNAVAILABLE, f"The Kubernetes API fails {what}: {_said(error)}.") from error
     except (HTTPError, ConfigException, OSError) as error:
-        raise Outage(Code.CLUSTER_UNAVAILABLE, f"The Kubernetes API does not answer when asked {what}: {error}.") from error
+        raise Outage(Code.CLUSTER_UNAVAILABLE, f"The Kubernetes API can't be asked {what}: {error}.") from error
 
 
 def _said(error: ApiException) -> str:
