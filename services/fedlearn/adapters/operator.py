@@ -12,7 +12,16 @@ from fedlearn.adapters.http import error_in
 from fedlearn.adapters.transfer import SignedTransfer
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ports import UploadGrant
-from fedlearn.protocol.messages import Download, Policy, RoundView, TaskAccepted, TaskSubmission, TaskView, VersionView
+from fedlearn.protocol.messages import (
+    Download,
+    FleetView,
+    Policy,
+    RoundView,
+    TaskAccepted,
+    TaskSubmission,
+    TaskView,
+    VersionView,
+)
 from fedlearn.protocol.plans import Plan, read_plan
 
 Answer = TypeVar("Answer")
@@ -94,6 +103,9 @@ class OperatorClient:
     def current_round(self, task: str, wait_seconds: float = 0.0) -> RoundView:
         """The latest round; with `wait_seconds` after its next change, or when that time is over."""
         return self._call("GET", f"/v1/tasks/{task}/rounds/current?wait_seconds={wait_seconds}", RoundView)
+
+    def devices(self) -> FleetView:
+        return self._call("GET", "/v1/devices", FleetView)
 
     def models(self, task: str) -> list[VersionView]:
         return self._call("GET", f"/v1/tasks/{task}/models", list[VersionView])

@@ -2,7 +2,7 @@
 
 import typer
 
-from fedlearn.cli import data, models, run, services, tasks
+from fedlearn.cli import data, devices, models, run, services, tasks
 
 _HELP = "Federated learning, native to Kubernetes."
 
@@ -13,6 +13,7 @@ def build() -> typer.Typer:
     run.add_to(app)
     services.add_to(app)
     app.add_typer(data.app, name="data")
+    app.add_typer(devices.app, name="devices")
     app.add_typer(models.app, name="models")
     app.add_typer(tasks.app, name="tasks", hidden=True)
     return app

@@ -65,9 +65,7 @@ class CheckIn(Message):
     examples: Annotated[int, Field(ge=1, le=100_000_000, description="How many examples its shard trains on.")]
     holdout_examples: Annotated[int, Field(ge=0, le=100_000_000)] = 0
     runtime: Annotated[str, Field(max_length=200, examples=["fedlearn 0.1.0, keras 3.12, tensorflow 2.21"])] = ""
-    uploaded: Annotated[
-        RoundName | None, Field(description="Where its last update went: not assigned again.")
-    ] = None
+    uploaded: Annotated[RoundName | None, Field(description="Where its last update went: not assigned again.")] = None
     wait_seconds: Annotated[float, Field(ge=0, le=300)] = 30.0
 
 
@@ -241,6 +239,73 @@ class ParticipantView(Message):
     device: DeviceName
     standing: str
     code: Code | None
+
+
+class DevicePart(Message):
+    """A device's place in a round that is running."""
+
+    task: TaskName
+    round: RoundNumber
+    standing: Literal["selected", "accepted", "reported", "refused", "dropped", "released"]
+
+
+class DevicePod(Message):
+    """A device's pod as the cluster sees it."""
+
+    state: Literal["pending", "running", "ready", "terminating", "ended", "unknown"]
+    node: Annotated[str | None, Field(description="None until it is scheduled.")]
+
+
+class DeviceView(Message):
+    """A device that has checked in, or the pod of one that has not."""
+
+    device: DeviceName
+    waiting: Annotated[bool, Field(description="Whether it waits for work: its check-in is held.")]
+    part: Annotated[DevicePart | None, Field(description="None for a device that is in no running round.")]
+    dataset: Annotated[str | None, Field(description="What its shard is of; like what follows, None until it checks in.")]
+    examples: Annotated[int | None, Field(description="How many examples its shard trains on.")]
+    runtime: str | None
+    last_seen: datetime | None
+    pod: Annotated[DevicePod | None, Field(description="None without a cluster, and for a pod that is gone.")]
+
+
+class FleetView(Message):
+    """All devices, and whether their pods are seen: `unavailable` says that `pod` is what was seen last."""
+
+    cluster: Literal["none", "watching", "unavailable"]
+    devices: tuple[DeviceView, ...]
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "cluster": "watching",
+                    "devices": [
+                        {
+                            "device": "fedlearn-device-0",
+                            "waiting": False,
+                            "part": {"task": "mnist-2nn", "round": 4, "standing": "accepted"},
+                            "dataset": "mnist",
+                            "examples": 5400,
+                            "runtime": "fedlearn 0.1.0, keras 3.15.1, tensorflow 2.21.0",
+                            "last_seen": "2026-11-24T06:00:21.512000Z",
+                            "pod": {"state": "ready", "node": "kind-worker"},
+                        },
+                        {
+                            "device": "fedlearn-device-1",
+                            "waiting": False,
+                            "part": None,
+                            "dataset": None,
+                            "examples": None,
+                            "runtime": None,
+                            "last_seen": None,
+                            "pod": {"state": "pending", "node": None},
+                        },
+                    ],
+                }
+            ]
+        }
+    )
 
 
 class RoundView(Message):

@@ -13,15 +13,17 @@ from fedlearn.adapters.gate import make_gate
 from fedlearn.adapters.http import ServiceClient, TokenFile
 from fedlearn.adapters.objects import object_store
 from fedlearn.adapters.web import listen, make_app, serve
-from fedlearn.config import ServerSettings
+from fedlearn.config import ClusterSettings, ServerSettings
 from fedlearn.core.errors import Code
 from fedlearn.protocol.tickets import TicketSigner, make_signing_key
 from fedlearn.server.coordinator import Coordinator
 from fedlearn.server.fleet import Fleet
 from fedlearn.server.peers import AggregatorClient
+from fedlearn.server.roster import Cluster, NoCluster, Roster
 from fedlearn.server.routes.aggregator import aggregator_routes
 from fedlearn.server.routes.devices import device_routes
 from fedlearn.server.routes.evaluator import evaluator_routes
+from fedlearn.server.routes.fleet import fleet_routes
 from fedlearn.server.routes.operators import operator_routes
 from fedlearn.server.runner import Surroundings
 from fedlearn.telemetry.logs import set_up_logs
@@ -39,24 +41,29 @@ def build_app(settings: ServerSettings) -> FastAPI:
         token=TokenFile(settings.aggregator_token_file),
         unreachable=Code.AGGREGATOR_UNREACHABLE,
     )
+    cluster = _join(settings.cluster)
+    roster = Roster(time.time, cluster)
     around = Surroundings(
         store=store,
         models=object_store(settings.storage, settings.storage.models_bucket),
-        fleet=Fleet(),
+        fleet=Fleet(is_leaving=roster.is_leaving),
         aggregator=AggregatorClient(client),
         signer=TicketSigner(*store.signing_key(make_signing_key, time.time())),
         clock=time.time,
         rng=np.random.default_rng(),
         ticket_grace_seconds=settings.ticket_grace_seconds,
+        listeners=(cluster,),
     )
     coordinator = Coordinator(around)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         async with client:
+            cluster.start(around.fleet.on_change)
             await coordinator.start()
             yield
             await coordinator.stop()
+            await asyncio.to_thread(cluster.stop)
 
     app = make_app(
         "fedlearn server",
@@ -66,11 +73,20 @@ def build_app(settings: ServerSettings) -> FastAPI:
         on_stop=coordinator.let_go,
     )
     gate = make_gate(settings.identity, AUDIENCE)
-    app.include_router(device_routes(coordinator, gate, settings))
+    app.include_router(device_routes(coordinator, roster, gate, settings))
     app.include_router(aggregator_routes(coordinator, gate, settings))
     app.include_router(evaluator_routes(coordinator, gate, settings))
+    app.include_router(fleet_routes(coordinator, roster, cluster))
     app.include_router(operator_routes(coordinator, TokenFile(settings.operator_token_file)))
     return app
+
+
+def _join(settings: ClusterSettings) -> Cluster:
+    if not settings.enabled:
+        return NoCluster()
+    from fedlearn.server.cluster import KubernetesCluster  # noqa: PLC0415 - one machine does without the client
+
+    return KubernetesCluster(settings)
 
 
 def main(settings: ServerSettings) -> None:

@@ -8,7 +8,7 @@ from fedlearn.adapters.web import Probe
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.ports import ModelVersion, Task
-from fedlearn.core.rounds import Event
+from fedlearn.core.rounds import OUTSTANDING, Event, Standing
 from fedlearn.protocol.messages import Assignment, CheckIn
 from fedlearn.protocol.plans import Plan, read_plan
 from fedlearn.server.fleet import has_uploaded
@@ -129,6 +129,17 @@ class Coordinator:
             await asyncio.to_thread(self.around.store.task, task)
         else:
             await runner.changed(seconds)
+
+    def parts(self) -> dict[DeviceId, tuple[RoundId, Standing]]:
+        """The devices of all running rounds. One that two rounds name is at work for the one where it is outstanding."""
+        parts: dict[DeviceId, tuple[RoundId, Standing]] = {}
+        for runner in self._runners.values():
+            if runner.round is None or runner.round.phase.ended:
+                continue
+            for device, participant in runner.round.participants.items():
+                if device not in parts or participant.standing in OUTSTANDING:
+                    parts[device] = runner.round.id, participant.standing
+        return parts
 
     async def cancel(self, task: TaskId) -> None:
         """End a task and abandon its running round."""

@@ -26,11 +26,15 @@ class Fleet:
 
     Args:
         on_change: called when a device has begun to wait.
+        is_leaving: whether a device is about to end, and gets no work any more.
     """
 
-    def __init__(self, on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, on_change: Callable[[], None] = lambda: None, is_leaving: Callable[[DeviceId], bool] = lambda _device: False
+    ) -> None:
         self._waiters: dict[DeviceId, _Waiter] = {}
         self._reserved: set[DeviceId] = set()
+        self._is_leaving = is_leaving
         self.on_change = on_change
 
     async def wait(self, device: DeviceId, checkin: CheckIn, seconds: float) -> Assignment | None:
@@ -52,8 +56,16 @@ class Fleet:
             metrics.DEVICES_WAITING.set(len(self._waiters))
 
     def waiting(self, dataset: str) -> list[DeviceId]:
-        """The devices with shards of this dataset that wait and are not reserved for a round."""
-        return [d for d, w in self._waiters.items() if w.checkin.dataset == dataset and d not in self._reserved]
+        """The devices with shards of this dataset that wait, stay, and are not reserved for a round."""
+        return [
+            device
+            for device, waiter in self._waiters.items()
+            if waiter.checkin.dataset == dataset and device not in self._reserved and not self._is_leaving(device)
+        ]
+
+    def holds(self, device: DeviceId) -> bool:
+        """Whether a check-in of this device is held."""
+        return device in self._waiters
 
     def reserve(self, devices: Collection[DeviceId]) -> None:
         """Keep these devices for one round, so that no other selects them."""

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
@@ -38,6 +38,12 @@ _CONFLICT_PAUSE_SECONDS = 1.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
 
 
+class RoundListener(Protocol):
+    """Hears how rounds end. It has to return at once; what it raises is logged, and no round fails with it."""
+
+    def ended(self, round_: Round) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What every runner works with."""
@@ -50,6 +56,7 @@ class Surroundings:
     clock: Clock
     rng: np.random.Generator
     ticket_grace_seconds: float
+    listeners: tuple[RoundListener, ...] = ()
 
 
 class TaskRunner:
@@ -311,7 +318,16 @@ class TaskRunner:
             self._assigner = None
         if before is None or before.id != round_.id or before.phase is not round_.phase:
             _observe(before, round_)
+            if round_.phase.ended:
+                self._tell_listeners(round_)
         self.announce()
+
+    def _tell_listeners(self, round_: Round) -> None:
+        for listener in self._around.listeners:
+            try:
+                listener.ended(round_)
+            except Exception:
+                _log.exception("a listener fails to hear of a round's end")
 
     # --- effects
 

@@ -1,8 +1,26 @@
 """How the server shows what it keeps."""
 
+import re
+
+from fedlearn.core.ids import DeviceId, RoundId
+from fedlearn.core.pods import Pod
 from fedlearn.core.ports import Clock, ModelVersion, Task
-from fedlearn.core.rounds import Round
-from fedlearn.protocol.messages import Model, ParticipantView, Policy, RoundView, TaskView, VersionView, timestamp
+from fedlearn.core.rounds import Round, Standing
+from fedlearn.protocol.messages import (
+    DevicePart,
+    DevicePod,
+    DeviceView,
+    FleetView,
+    Model,
+    ParticipantView,
+    Policy,
+    RoundView,
+    TaskView,
+    VersionView,
+    timestamp,
+)
+from fedlearn.server.coordinator import Coordinator
+from fedlearn.server.roster import Cluster, Roster, Visit, pod_of
 
 
 def task_view(task: Task) -> TaskView:
@@ -56,3 +74,36 @@ def version_view(version: ModelVersion) -> VersionView:
         created_at=timestamp(version.created_at),
         evaluation=None if version.evaluation is None else dict(version.evaluation),
     )
+
+
+def fleet_view(coordinator: Coordinator, roster: Roster, cluster: Cluster) -> FleetView:
+    """Every device that has checked in, takes part or has a pod, in the order that a person would put them."""
+    fleet, parts, visits = coordinator.around.fleet, coordinator.parts(), roster.visits
+    devices = {*visits, *parts}
+    hosts = {pod_of(device) for device in devices}
+    devices |= {DeviceId(name) for name in cluster.pods if name not in hosts}
+    views = (
+        _device_view(device, fleet.holds(device), parts.get(device), visits.get(device), cluster.pods.get(pod_of(device)))
+        for device in sorted(devices, key=_natural)
+    )
+    return FleetView(cluster=cluster.sight, devices=tuple(views))
+
+
+def _device_view(
+    device: DeviceId, waiting: bool, part: tuple[RoundId, Standing] | None, visit: Visit | None, pod: Pod | None
+) -> DeviceView:
+    return DeviceView(
+        device=device,
+        waiting=waiting,
+        part=None if part is None else DevicePart(task=part[0].task, round=part[0].number, standing=part[1].value),
+        dataset=None if visit is None else visit.checkin.dataset,
+        examples=None if visit is None else visit.checkin.examples,
+        runtime=None if visit is None else visit.checkin.runtime,
+        last_seen=None if visit is None else timestamp(visit.at),
+        pod=None if pod is None else DevicePod(state=pod.state.value, node=pod.node),
+    )
+
+
+def _natural(device: DeviceId) -> list[tuple[int, str]]:
+    """device-2 comes before device-10."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", device)]

@@ -8,9 +8,9 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kubernetes.client import ApiClient, CoreV1Api
+from kubernetes.client import ApiClient
 from kubernetes.client.exceptions import ApiException
 from kubernetes.watch import Watch
 from pydantic import BaseModel, Field
@@ -19,6 +19,9 @@ from fedlearn.adapters.kubernetes.connection import CALL_SECONDS, asking
 from fedlearn.core.errors import Code, FedlearnError, Outage
 from fedlearn.core.pods import Pod, PodState
 from fedlearn.telemetry.logs import log
+
+if TYPE_CHECKING:
+    from kubernetes.client import CoreV1Api
 
 _log = log(__name__)
 _WATCH_SECONDS = 120
@@ -64,7 +67,9 @@ class PodWatch:
     # --- in the thread
 
     def _run(self) -> None:
-        core, pause = CoreV1Api(self._api), _FIRST_PAUSE_SECONDS  # the client's largest part, imported here by its first use
+        from kubernetes.client import CoreV1Api  # noqa: PLC0415 - the client's largest part: up to a second, in this thread
+
+        core, pause = CoreV1Api(self._api), _FIRST_PAUSE_SECONDS
         while not self._stopping.is_set():
             try:
                 if self._version is None:
@@ -79,7 +84,7 @@ class PodWatch:
                 self._lose(Outage(Code.INTERNAL, repr(error)), error)
             self._stopping.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads retries, protects nothing
 
-    def _list(self, core: CoreV1Api) -> None:
+    def _list(self, core: "CoreV1Api") -> None:
         with asking("to list pods"):
             answer: Any = core.list_namespaced_pod(
                 self._namespace, label_selector=self._selector, _preload_content=False, _request_timeout=CALL_SECONDS
@@ -89,7 +94,7 @@ class PodWatch:
         self._version = found.metadata.resource_version
         self._on_change()
 
-    def _follow(self, core: CoreV1Api) -> None:
+    def _follow(self, core: "CoreV1Api") -> None:
         self._watch = watch = _make_watch(return_type="object")
         try:
             with asking("to watch pods"):
@@ -99,7 +104,7 @@ class PodWatch:
         finally:
             self._watch = None
 
-    def _events(self, core: CoreV1Api, watch: Any) -> Iterator[Mapping[str, Any]]:
+    def _events(self, core: "CoreV1Api", watch: Any) -> Iterator[Mapping[str, Any]]:
         def opened(**given: Any) -> Any:
             answer = core.list_namespaced_pod(self._namespace, label_selector=self._selector, **given)
             self._find()

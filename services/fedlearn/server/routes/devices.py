@@ -11,29 +11,39 @@ from fedlearn.adapters.identity import Caller
 from fedlearn.adapters.web import gone, problems
 from fedlearn.config import ServerSettings
 from fedlearn.core.errors import Code
-from fedlearn.core.ids import RoundId, TaskId, device_id
+from fedlearn.core.ids import RoundId, TaskId
 from fedlearn.core.rounds import DeviceAccepted, DeviceDropped
 from fedlearn.protocol.messages import Acceptance, Assignment, CheckIn, ComeBack, Digest, DropOut, RoundNumber, TaskName
 from fedlearn.server.coordinator import Coordinator
+from fedlearn.server.roster import Roster
 from fedlearn.telemetry.logs import log
 
 _log = log(__name__)
 _COME_BACK_SECONDS = 1.0
 
 
-def device_routes(coordinator: Coordinator, gate: Gate, settings: ServerSettings) -> APIRouter:
+def device_routes(coordinator: Coordinator, roster: Roster, gate: Gate, settings: ServerSettings) -> APIRouter:
     accounts = settings.identity
     router = APIRouter(prefix="/v1", tags=["devices"])
     Device = Annotated[Caller, Depends(gate.admit(accounts.device))]  # noqa: N806 - a type
+    refusals = (
+        Code.UNAUTHENTICATED,
+        Code.FORBIDDEN,
+        Code.DEVICE_REPLACED,
+        Code.NOT_SELECTED,
+        Code.ROUND_CLOSED,
+        Code.TASK_UNKNOWN,
+    )
     Reader = Annotated[Caller, Depends(gate.admit(accounts.device, accounts.evaluator))]  # noqa: N806 - a type
 
     @router.post(
         "/checkins",
         summary="Offer a device, and wait for work.",
-        responses=problems(Code.UNAUTHENTICATED, Code.FORBIDDEN, Code.BAD_REQUEST),
+        responses=problems(Code.UNAUTHENTICATED, Code.FORBIDDEN, Code.DEVICE_REPLACED, Code.BAD_REQUEST),
     )
     async def check_in(checkin: CheckIn, caller: Device, request: Request) -> Assignment | ComeBack:
-        device = device_id(caller.pod, checkin.slot)
+        device = roster.admit(caller, checkin.slot)
+        roster.check_in(device, checkin)
         # a device that hangs up no longer waits: it must not be selected
         waiting = asyncio.create_task(coordinator.check_in(device, checkin, settings.max_checkin_seconds))
         hung_up = asyncio.create_task(gone(request))
@@ -48,20 +58,20 @@ def device_routes(coordinator: Coordinator, gate: Gate, settings: ServerSettings
         "/rounds/{task}/{number}/acceptances",
         status_code=204,
         summary="Say that a device starts its part.",
-        responses=problems(Code.UNAUTHENTICATED, Code.FORBIDDEN, Code.NOT_SELECTED, Code.ROUND_CLOSED, Code.TASK_UNKNOWN),
+        responses=problems(*refusals),
     )
     async def accept(task: TaskName, number: RoundNumber, acceptance: Acceptance, caller: Device) -> None:
-        device = device_id(caller.pod, acceptance.slot)
+        device = roster.admit(caller, acceptance.slot)
         await coordinator.tell(RoundId(TaskId(task), number), DeviceAccepted(device))
 
     @router.post(
         "/rounds/{task}/{number}/dropouts",
         status_code=204,
         summary="Say that a device will not report.",
-        responses=problems(Code.UNAUTHENTICATED, Code.FORBIDDEN, Code.NOT_SELECTED, Code.ROUND_CLOSED, Code.TASK_UNKNOWN),
+        responses=problems(*refusals),
     )
     async def drop(task: TaskName, number: RoundNumber, dropout: DropOut, caller: Device) -> None:
-        device = device_id(caller.pod, dropout.slot)
+        device = roster.admit(caller, dropout.slot)
         _log.warning("device drops out", round=f"{task}/{number}", device=device, code=dropout.code, detail=dropout.detail)
         await coordinator.tell(RoundId(TaskId(task), number), DeviceDropped(device, dropout.code))
 
