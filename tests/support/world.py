@@ -1,9 +1,12 @@
 """The real services on this machine, and hands to act as any of their callers."""
 
 import hashlib
+import json
+import os
+import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from fedlearn.adapters.keyfiles import load_public_key
 from fedlearn.adapters.objects import S3ObjectStore, object_store
 from fedlearn.adapters.operator import OperatorClient
 from fedlearn.config import StorageSettings
+from fedlearn.core.errors import Code
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.updates import Update
 from fedlearn.local.deployment import Addresses, Deployment, free_port
@@ -70,21 +74,59 @@ class World:
     server: Service
     aggregator: Service
     issuer: LocalIssuer
+    environments: Mapping[str, Mapping[str, str]]
+    clients: list[httpx.Client] = field(default_factory=list)
 
     @classmethod
-    def start(cls, directory: Path, storage: LocalStorage, aggregator_settings: Mapping[str, str] | None = None) -> "World":
+    def start(
+        cls,
+        directory: Path,
+        storage: LocalStorage,
+        aggregator_settings: Mapping[str, str] | None = None,
+        server_settings: Mapping[str, str] | None = None,
+    ) -> "World":
         addresses = Addresses(free_port(), free_port(), storage.port)
         secrets = {role: storage.credentials(role) for role in ("server", "aggregator")}
         deployment = Deployment(directory, addresses, secrets)
         issuer = deployment.identities.prepare()
         services = Services()
-        environment = {**deployment.aggregator(), **(aggregator_settings or {})}
-        server = services.add(start_program("server", ["server"], deployment.server(), directory / "server.log"))
-        aggregator = services.add(start_program("aggregator", ["aggregator"], environment, directory / "aggregator.log"))
-        world = cls(deployment, storage, services, server, aggregator, issuer)
-        server.wait_until_answering(f"{addresses.server_url}/readyz")
-        aggregator.wait_until_answering(f"{addresses.aggregator_url}/readyz")
+        environments = {
+            "server": {**deployment.server(), **(server_settings or {})},
+            "aggregator": {**deployment.aggregator(), **(aggregator_settings or {})},
+        }
+        started = {
+            role: services.add(start_program(role, [role], environment, directory / f"{role}.log"))
+            for role, environment in environments.items()
+        }
+        world = cls(deployment, storage, services, **started, issuer=issuer, environments=environments)
+        try:
+            world.wait_until_ready()
+        except BaseException:
+            world.stop()
+            raise
         return world
+
+    def wait_until_ready(self) -> None:
+        self.server.wait_until_answering(f"{self.server_url}/readyz")
+        self.aggregator.wait_until_answering(f"{self.aggregator_url}/readyz")
+
+    def kill(self, role: str) -> None:
+        """SIGKILL for the server or the aggregator."""
+        service: Service = getattr(self, role)
+        os.kill(service.process.pid, signal.SIGKILL)
+        assert service.process.wait(10)
+
+    def restart(self, role: str, **settings: str) -> None:
+        """Start the server or the aggregator again, with its environment and what `settings` change, and wait for it."""
+        earlier: Service = getattr(self, role)
+        log = earlier.log.with_name(f"{role}-{earlier.process.pid}.log")
+        setattr(self, role, self.services.add(start_program(role, [role], {**self.environments[role], **settings}, log)))
+        self.wait_until_ready()
+
+    def logs(self, role: str) -> list[dict[str, Any]]:
+        """All that a service has logged, in all its lives."""
+        texts = [path.read_text() for path in sorted(self.deployment.directory.glob(f"{role}*.log"))]
+        return [json.loads(line) for text in texts for line in text.splitlines()]
 
     @property
     def server_url(self) -> str:
@@ -110,9 +152,9 @@ class World:
     def client(self, base_url: str, account: str, pod: str, audience: str) -> httpx.Client:
         """A client with a token of this service account and pod."""
         token = self.issuer.mint(account, pod, audience, 3600)
-        return httpx.Client(
-            base_url=base_url, headers={"Authorization": f"Bearer {token}"}, timeout=60, trust_env=False
-        )
+        client = httpx.Client(base_url=base_url, headers={"Authorization": f"Bearer {token}"}, timeout=60, trust_env=False)
+        self.clients.append(client)
+        return client
 
     def as_server(self) -> httpx.Client:
         """The server's identity at the aggregator."""
@@ -122,12 +164,16 @@ class World:
         """The aggregator's identity at the server."""
         return self.client(self.server_url, "fedlearn-aggregator", "aggregator-0", SERVER_AUDIENCE)
 
-    def device(self, pod: str, slot: int | None = None) -> "HandDevice":
-        return HandDevice(self, pod, slot)
+    def device(self, pod: str, slot: int | None = None, dataset: str = "mnist") -> "HandDevice":
+        return HandDevice(self, pod, slot, dataset)
 
-    def submit(self, task: str, plan: Plan, *, rounds: int = 1, **policy: Any) -> None:
+    def submit(
+        self, task: str, plan: Plan, *, rounds: int | None = 1, target_accuracy: float | None = None, **policy: Any
+    ) -> None:
         with self.operator() as operator:
-            operator.submit(task, plan, random_model(plan), policy=Policy(**policy), rounds=rounds)
+            operator.submit(
+                task, plan, random_model(plan), policy=Policy(**policy), rounds=rounds, target_accuracy=target_accuracy
+            )
 
     def round(self, task: str, number: int) -> RoundView:
         with self.operator() as operator:
@@ -151,20 +197,22 @@ class World:
         return next(float(line.rpartition(" ")[2]) for line in lines if line.rpartition(" ")[0] == sample)
 
     def stop(self) -> None:
+        for client in self.clients:
+            client.close()
         self.services.stop()
 
 
 class HandDevice:
     """One device, each of its steps by hand."""
 
-    def __init__(self, world: World, pod: str, slot: int | None) -> None:
-        self.world, self.pod, self.slot = world, pod, slot
+    def __init__(self, world: World, pod: str, slot: int | None, dataset: str) -> None:
+        self.world, self.pod, self.slot, self.dataset = world, pod, slot, dataset
         self.id = DeviceId(pod if slot is None else f"{pod}/{slot}")
         self.server = world.client(world.server_url, "fedlearn-device", pod, SERVER_AUDIENCE)
         self.aggregator = world.client(world.aggregator_url, "fedlearn-device", pod, AGGREGATOR_AUDIENCE)
 
-    def check_in(self, wait_seconds: float = 20.0, dataset: str = "mnist") -> httpx.Response:
-        checkin = {"slot": self.slot, "dataset": dataset, "examples": 10, "wait_seconds": wait_seconds}
+    def check_in(self, wait_seconds: float = 20.0) -> httpx.Response:
+        checkin = {"slot": self.slot, "dataset": self.dataset, "examples": 10, "wait_seconds": wait_seconds}
         return self.server.post("/v1/checkins", json=checkin)
 
     def assignment(self, wait_seconds: float = 20.0) -> Assignment:
@@ -175,6 +223,10 @@ class HandDevice:
     def accept(self, assignment: Assignment) -> httpx.Response:
         path = f"/v1/rounds/{assignment.task}/{assignment.round}/acceptances"
         return self.server.post(path, json={"slot": self.slot})
+
+    def drop_out(self, assignment: Assignment, code: Code) -> httpx.Response:
+        path = f"/v1/rounds/{assignment.task}/{assignment.round}/dropouts"
+        return self.server.post(path, json={"slot": self.slot, "code": code})
 
     def sealed(self, assignment: Assignment, update: Update, plan: Plan, **context: Any) -> bytes:
         """The update sealed to the round's key, verified as a device does; `context` replaces what it is sealed for."""
@@ -192,11 +244,11 @@ class HandDevice:
         }
         return seal(update, key=key, context=UpdateContext(**given), format=plan.update)
 
-    def ask(self, assignment: Assignment, body: bytes, **changes: Any) -> httpx.Response:
-        """Ask for an upload URL; `changes` replace fields of the request."""
+    def ask(self, assignment: Assignment, body: bytes, *, ticket: str | None = None, **changes: Any) -> httpx.Response:
+        """Ask for an upload URL; `changes` replace fields of the request, `ticket` the assignment's."""
         request = {"slot": self.slot, "size_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest(), **changes}
         path = f"/v1/rounds/{assignment.task}/{assignment.round}/uploads"
-        return self.aggregator.post(path, json=request, headers={TICKET_HEADER: assignment.ticket})
+        return self.aggregator.post(path, json=request, headers={TICKET_HEADER: ticket or assignment.ticket})
 
     def put(self, grant: httpx.Response, body: bytes) -> httpx.Response:
         given = grant.json()
