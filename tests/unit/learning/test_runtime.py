@@ -1,4 +1,4 @@
-"""What a process sees of the import, so each in a process of its own."""
+"""What a process sees of the import and of its threads: where it matters, in a process of its own."""
 
 import os
 import subprocess
@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping
 
 import pytest
+
+from fedlearn.learning.runtime import _without_banners
 
 CHILDREN = """
 import hashlib, multiprocessing, os, sys
@@ -43,36 +45,32 @@ def run(program: str, environment: Mapping[str, str] | None = None) -> subproces
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=variables)
 
 
-def test_importing_and_training_says_nothing() -> None:
-    program = "from fedlearn.learning.runtime import tf, use_one_core; use_one_core(); print(int(tf.constant(1) + 1))"
-    done = run(program)
-    assert (done.stdout, done.stderr) == ("2\n", "")
-
-
-def test_what_others_write_meanwhile_is_let_through() -> None:
+def test_importing_and_computing_says_nothing_and_is_on_tensorflow_whatever_the_environment_says() -> None:
     program = (
-        "import os, sys; from fedlearn.learning import runtime\n"
-        "with runtime._without_banners():\n"
-        "    os.write(2, b'oneDNN custom operations are on\\na word\\n'); print('another', file=sys.stderr)\n"
-        "os.write(2, b'and after\\n')"
+        "from fedlearn.learning.runtime import keras, tf, use_one_core; use_one_core(); use_one_core()\n"
+        "print(int(tf.constant(1) + 1), keras.backend.backend())"
     )
-    assert run(program).stderr == "a word\nanother\nand after\n"
+    done = run(program, {"KERAS_BACKEND": "jax"})
+    assert (done.stdout, done.stderr) == ("2 tensorflow\n", "")
 
 
-def test_what_is_written_before_a_failure_is_let_through() -> None:
-    program = (
-        "import os; from fedlearn.learning import runtime\n"
-        "try:\n"
-        "    with runtime._without_banners(): os.write(2, b'last words\\n'); raise ImportError\n"
-        "except ImportError: pass"
-    )
-    assert run(program).stderr == "last words\n"
+def test_only_banners_are_held_back(capfd: pytest.CaptureFixture[str]) -> None:
+    with _without_banners():
+        os.write(2, b"I0000 port.cc:153] oneDNN custom operations are on. You may see\na word\n")
+        assert capfd.readouterr().err == ""
+    os.write(2, b"and after\n")
+    assert capfd.readouterr().err == "a word\nand after\n"
 
 
-@pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_keras_is_the_one_on_tensorflow_whatever_the_environment_says(backend: str) -> None:
-    done = run("from fedlearn.learning.runtime import keras; print(keras.backend.backend())", {"KERAS_BACKEND": backend})
-    assert done.stdout == "tensorflow\n"
+def test_what_is_written_before_a_failure_is_let_through(capfd: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        with _without_banners():
+            os.write(2, b"last words\n")
+            raise ImportError
+
+    with pytest.raises(ImportError):
+        fail()
+    assert capfd.readouterr().err == "last words\n"
 
 
 def test_a_process_that_has_used_more_cores_already_is_told_so() -> None:
