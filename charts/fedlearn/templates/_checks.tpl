@@ -1,0 +1,29 @@
+{{/* What no schema can say: values that contradict each other. Each failure says the way out. */}}
+{{- define "fedlearn.checks" -}}
+{{- $store := .Values.objectStore -}}
+{{- $device := .Values.device -}}
+{{- if and (eq $device.data.source "builtin") (gt (int $device.replicas) (int $device.data.totalShards)) -}}
+{{- fail (printf "device.replicas is %v, and there are %v shards: raise device.data.totalShards before the first shard is cut" $device.replicas $device.data.totalShards) -}}
+{{- end -}}
+{{- if and (eq $device.data.source "directory") (not $device.data.existingClaim) -}}
+{{- fail "device.data.source is directory: name the claim that holds the directories 0, 1, … in device.data.existingClaim" -}}
+{{- end -}}
+{{- if and .Values.task.enabled (lt (int .Values.task.goal) (int .Values.aggregator.minCohort)) -}}
+{{- fail (printf "task.goal is %v, but the aggregator publishes nothing of fewer than aggregator.minCohort = %v devices: raise the one or lower the other" .Values.task.goal .Values.aggregator.minCohort) -}}
+{{- end -}}
+{{- range $role := list "server" "aggregator" -}}
+{{- $given := index $store $role -}}
+{{- if ne (empty $given.accessKey) (empty $given.secretKey) -}}
+{{- fail (printf "objectStore.%s.accessKey and secretKey go together" $role) -}}
+{{- end -}}
+{{- if and $store.seaweedfs.enabled (ne (empty $given.existingSecret) (empty $store.seaweedfs.existingSecret)) -}}
+{{- fail "the store knows the roles by their keys: give existingSecret for all of objectStore.seaweedfs, .server and .aggregator, or for none" -}}
+{{- end -}}
+{{- end -}}
+{{- if and $store.seaweedfs.enabled $store.endpoint -}}
+{{- fail "objectStore.endpoint is of another store: set objectStore.seaweedfs.enabled to false, or leave endpoint empty" -}}
+{{- end -}}
+{{- if and .Values.aggregator.identity.publicKey (not .Values.aggregator.identity.existingSecret) -}}
+{{- fail "aggregator.identity.publicKey goes with existingSecret; elsewhere it is derived from the private key" -}}
+{{- end -}}
+{{- end -}}
