@@ -4,6 +4,7 @@ A `Refusal` is a decision of the domain: the same request will be refused again.
 answer now: the same request may succeed later. What each code means on the wire stands in `protocol/problems.py`.
 """
 
+import errno
 from enum import StrEnum
 
 
@@ -108,3 +109,9 @@ class Outage(FedlearnError):
 
 class SetupError(FedlearnError):
     """Something on this machine is not as it must be: a setting, a port, the disk, the data."""
+
+
+def cannot_write(what: str, error: OSError) -> SetupError:
+    """What to raise when `what` could not be written: `disk_full` if that is why, else `setting_invalid`, for its place."""
+    code = Code.DISK_FULL if error.errno in (errno.ENOSPC, errno.EDQUOT) else Code.SETTING_INVALID
+    return SetupError(code, f"{what} cannot be written: {error.strerror or error}.")

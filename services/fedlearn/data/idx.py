@@ -5,7 +5,6 @@ Two zero bytes, a type (8 is unsigned byte, the only one here) and the number of
 """
 
 import math
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +25,3 @@ def read_idx(content: bytes) -> npt.NDArray[np.uint8]:
     if len(shape) != content[3] or len(content) != start + math.prod(shape):
         raise ValueError(f"the file has {len(content)} bytes, other than its header says")
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
-
-
-def write_idx(path: Path, array: npt.NDArray[np.uint8]) -> None:
-    """Write an array as a raw IDX file."""
-    header = bytes((0, 0, _UNSIGNED_BYTE, array.ndim)) + np.array(array.shape, dtype=">u4").tobytes()
-    path.write_bytes(header + array.tobytes())

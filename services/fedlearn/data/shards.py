@@ -3,7 +3,6 @@
 A directory has `train.npz` and `holdout.npz`, uncompressed, each with `x` and `y`. Nothing is ever unpickled.
 """
 
-import errno
 import os
 import tempfile
 import zipfile
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedlearn.core.errors import Code, SetupError
+from fedlearn.core.errors import Code, SetupError, cannot_write
 from fedlearn.core.learning import Examples, Shard
 from fedlearn.data.partitioners import Indices, Partitioner
 
@@ -60,8 +59,7 @@ def write_shard(directory: Path, shard: Shard) -> None:
         for name, examples in (("holdout", shard.holdout), ("train", shard.train)):
             _write(directory / f"{name}.npz", examples)
     except OSError as error:
-        code = Code.DISK_FULL if error.errno in (errno.ENOSPC, errno.EDQUOT) else Code.SETTING_INVALID
-        raise SetupError(code, f"The shard {directory} cannot be written: {error.strerror or error}.") from error
+        raise cannot_write(f"The shard {directory}", error) from error
 
 
 def read_shard(directory: Path) -> Shard:

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from fedlearn.core.errors import Code, SetupError
-from fedlearn.data.idx import write_idx
 from fedlearn.learning.runtime import keras
 
 _MODULES = {"mnist": "mnist", "fashion-mnist": "fashion_mnist"}
@@ -29,4 +29,9 @@ def download(name: str, directory: Path) -> None:
         ("t10k-images-idx3-ubyte", x_test),
         ("t10k-labels-idx1-ubyte", y_test),
     ):
-        write_idx(directory / file, np.asarray(array, dtype=np.uint8))
+        _write(directory / file, np.asarray(array, dtype=np.uint8))
+
+
+def _write(path: Path, array: npt.NDArray[np.uint8]) -> None:
+    """As `fedlearn.data.idx` reads it."""
+    path.write_bytes(bytes((0, 0, 8, array.ndim)) + np.array(array.shape, dtype=">u4").tobytes() + array.tobytes())

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from fedlearn.core.errors import Code, Refusal, SetupError
+from fedlearn.core.errors import Code, Refusal, SetupError, cannot_write
 from fedlearn.core.learning import Weights
 from fedlearn.learning.runtime import framework, keras, use_one_core
 from fedlearn.protocol.plans import MAX_PARAMETERS, Aggregation, LocalTraining, Plan, TensorSpec, UpdateFormat, read_plan
@@ -176,7 +176,7 @@ def save_keras(plan: Plan, weights: Weights, path: Path) -> None:
 
     Raises:
         Refusal: `plan_invalid`, `model_mismatch`.
-        SetupError: `disk_full` when the file cannot be written.
+        SetupError: `disk_full`, or `setting_invalid` when the file cannot be written.
     """
     model = model_of(plan)
     set_weights(model, plan, weights)
@@ -191,7 +191,7 @@ def save_keras(plan: Plan, weights: Weights, path: Path) -> None:
             model.save(unfinished)
             unfinished.replace(path)
     except OSError as error:
-        raise SetupError(Code.DISK_FULL, f"The model could not be written to {path}: {error}.") from error
+        raise cannot_write(f"The model {path}", error) from error
 
 
 def _rebuild(architecture: Mapping[str, Any], parameters: int) -> Any:

@@ -12,7 +12,6 @@ import pytest
 from fedlearn.core.errors import Code, SetupError
 from fedlearn.data import datasets
 from fedlearn.data.datasets import DATASETS, DatasetInfo, fetch, find
-from fedlearn.data.idx import write_idx
 
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = FILES = (
     "train-images-idx3-ubyte",
@@ -47,7 +46,8 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Small:
     rng, original = np.random.default_rng(0), tmp_path / "original"
     original.mkdir()
     for file, shape in zip(FILES, [(12, 28, 28), (12,), (4, 28, 28), (4,)], strict=True):
-        write_idx(original / file, rng.integers(0, 10, shape, dtype=np.uint8))
+        header = bytes((0, 0, 8, len(shape))) + np.array(shape, dtype=">u4").tobytes()
+        (original / file).write_bytes(header + rng.integers(0, 10, shape, dtype=np.uint8).tobytes())
     sha256 = {file: hashlib.sha256((original / file).read_bytes()).hexdigest() for file in FILES}
     info = DatasetInfo("small", sha256, debian=("dataset-small", tmp_path / "debian"))
     monkeypatch.setattr(datasets, "DATASETS", {"small": info})

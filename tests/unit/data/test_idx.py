@@ -1,21 +1,16 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from fedlearn.data.idx import read_idx, write_idx
-
-
-@pytest.mark.parametrize("shape", [(5,), (3, 4, 2), (0, 28, 28)], ids=["labels", "images", "none"])
-def test_what_is_written_is_read_back(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    write_idx(tmp_path / "file", array)
-    np.testing.assert_array_equal(read_idx((tmp_path / "file").read_bytes()), array)
+from fedlearn.data.idx import read_idx
 
 
 def test_a_file_as_its_publisher_wrote_it_is_read() -> None:
     array = read_idx(bytes([0, 0, 8, 2, 0, 0, 0, 2, 0, 0, 0, 3, 1, 2, 3, 4, 5, 6]))
     np.testing.assert_array_equal(array, [[1, 2, 3], [4, 5, 6]])
+
+
+def test_a_file_of_no_images_is_read() -> None:
+    assert read_idx(bytes([0, 0, 8, 3, 0, 0, 0, 0, 0, 0, 0, 28, 0, 0, 0, 28])).shape == (0, 28, 28)
 
 
 def test_reading_copies_nothing() -> None:

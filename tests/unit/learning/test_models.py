@@ -221,4 +221,4 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     plan = make_plan(model, dataset="mnist")
     with pytest.raises(SetupError, match="taken") as caught:
         save_keras(plan, get_weights(model, plan), tmp_path / "taken" / "model.keras")
-    assert caught.value.code is Code.DISK_FULL
+    assert caught.value.code is Code.SETTING_INVALID
