@@ -46,7 +46,7 @@ class Trial:
         self._seed += 1
         return random_update(self.plan, self._seed, examples)
 
-    def seal(self, device: HandDevice, assignment: Assignment, update: Update, **context: Any) -> bytes:
+    def seal(self, device: HandDevice, assignment: Assignment, update: Update, /, **context: Any) -> bytes:
         return device.sealed(assignment, update, self.plan, **context)
 
     def bring(self, device: HandDevice, assignment: Assignment, update: Update) -> bytes:

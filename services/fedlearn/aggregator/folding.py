@@ -22,6 +22,8 @@ from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingKey
 from fedlearn.telemetry import metrics
 
+_MAY_PASS = frozenset({Code.UPDATE_MISSING, Code.UPDATE_DIGEST, Code.UPDATE_REPEATED})  # not a fault of the bytes themselves
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
@@ -65,6 +67,7 @@ class Folding:
         self._folded: dict[DeviceId, str] = {}
         self._refused: dict[DeviceId, Code] = {}
         self._busy: set[tuple[DeviceId, str]] = set()
+        self._wrong: dict[tuple[DeviceId, str], Refusal] = {}
 
     @property
     def max_update_bytes(self) -> int:
@@ -84,7 +87,8 @@ class Folding:
         """Fold the update of this device and digest, unless it is folded already.
 
         Raises:
-            Refusal: the reason why it is not folded; the same stands in `counts`, but for `update_repeated`.
+            Refusal: the reason why it is not folded; the same stands in `counts`, but for `update_repeated`. One whose bytes
+                were found wrong is not fetched, and not counted, a second time.
             Outage: `storage_unavailable`; nothing has changed.
         """
         with self._lock:
@@ -94,6 +98,8 @@ class Folding:
             if counted is not None:
                 metrics.UPDATES.labels(Code.UPDATE_REPEATED).inc()
                 raise Refusal(Code.UPDATE_REPEATED, f"Another update of {device} is counted already.")
+            if (wrong := self._wrong.get((device, sha256))) is not None:
+                raise Refusal(wrong.code, wrong.detail)
             self._busy.add((device, sha256))
         buffer = self._buffers.take()
         try:
@@ -103,6 +109,8 @@ class Folding:
             with self._lock:
                 if device not in self._folded:
                     self._refused[device] = refusal.code
+                if refusal.code not in _MAY_PASS:
+                    self._wrong[device, sha256] = refusal
             metrics.UPDATES.labels(refusal.code).inc()
             raise
         finally:

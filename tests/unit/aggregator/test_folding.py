@@ -175,6 +175,15 @@ def test_a_wrong_update_is_refused_and_leaves_the_totals_untouched(
     assert folding.counts().refused == {A: code}
 
 
+def test_an_update_that_was_found_wrong_is_not_fetched_and_not_counted_again(sealed: SealedRound, folding: Folding) -> None:
+    sha256 = sealed.upload(A, b"no envelope")
+    assert refusal_of(folding, A, sha256) is Code.UPDATE_MALFORMED
+    before = counted(Code.UPDATE_MALFORMED)
+    sealed.store.bucket.available = False
+    assert refusal_of(folding, A, sha256) is Code.UPDATE_MALFORMED
+    assert counted(Code.UPDATE_MALFORMED) == before
+
+
 def test_stored_bytes_of_another_digest_are_refused(sealed: SealedRound) -> None:
     corrupt = SealedRound(_Corrupt(sealed.store.bucket))
     folding = Folding(corrupt.descriptor, corrupt.plan, corrupt.key, corrupt.store)
