@@ -19,7 +19,7 @@ from fedlearn.adapters.objects import S3ObjectStore, S3Settings
 from fedlearn.core.errors import Code, Outage, Refusal, SetupError
 from fedlearn.local.seaweed import MODELS, UPDATES, Role
 from fedlearn.local.storage import LocalStorage
-from support.sockets import listening
+from support.kernel import is_alive, listening
 
 SECONDS = 30.0
 
@@ -50,14 +50,6 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def has_keys(store: S3ObjectStore, prefix: str, count: int) -> bool:
     return len(store.list(prefix)) >= count
-
-
-def is_alive(pid: int) -> bool:
-    """Whether the process exists and is no zombie, which nobody but its parent can take away."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 # --- what it keeps
@@ -169,9 +161,12 @@ def test_it_dies_with_its_parent_even_by_sigkill(tmp_path: Path) -> None:
         assert listening(pid)
         parent.kill()
     wait_until(lambda: not is_alive(pid))
+    left_behind = [Path(path) for path in (tmp_path / "sockets").read_text().split()]
+    assert all(path.is_socket() for path in left_behind)
     heir = LocalStorage(tmp_path)
     heir.start()  # the directory is free again
     heir.kill()
+    assert not any(path.exists() for path in left_behind)
 
 
 # --- what keeps it from starting

@@ -13,7 +13,7 @@ import pytest
 from fedlearn.local.certificates import write_certificates
 from fedlearn.local.seaweed import UPDATES, Role
 from fedlearn.local.storage import LocalStorage
-from support.sockets import listening, listening_paths
+from support.kernel import listening, listening_paths
 
 SECRET = b"what one device has learnt " * 20
 KEY = "ports/1/updates/device-0/0"

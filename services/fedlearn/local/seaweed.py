@@ -155,6 +155,8 @@ def flags(directory: Path, ports: Ports) -> Sequence[str]:
         "s3.port.lance": 0,
         "s3.localSocket": "s3.sock",
         "s3.autoCreateBucket": "false",
+        # an upload takes several times its size in memory; more at once than keep the cores busy only wait inside
+        "s3.concurrentUploadLimitMB": 32,
         "filer.port": ports.filer,
         "filer.port.grpc": ports.filer_grpc,
         "filer.localSocket": "filer.sock",

@@ -1,5 +1,6 @@
 """The object storage of one machine: an embedded SeaweedFS, started, watched and ended."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -142,6 +143,7 @@ class LocalStorage:
             configuration = self._directory / "config"
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._take_directory()
+            self._remove_sockets()
             # what the master remembers of a cluster is of no use to one process, and belongs to the ports of its last start
             shutil.rmtree(self._directory / "master", ignore_errors=True)
             for directory in (configuration, self._directory / "master", self._directory / "data"):
@@ -197,9 +199,19 @@ class LocalStorage:
         (directory / "master.toml").write_text(seaweed.MASTER)
         (directory / "filer.toml").write_text(seaweed.filer(self._directory / "data" / "names"))
 
+    def _remove_sockets(self) -> None:
+        """Remove the sockets outside of the directory that the last SeaweedFS has left, when it was killed, perhaps with us."""
+        record = self._directory / "sockets"
+        if record.exists():
+            for path in record.read_text().splitlines():
+                with contextlib.suppress(PermissionError):  # somebody else's by now
+                    Path(path).unlink(missing_ok=True)
+            record.unlink()
+
     def _launch(self) -> None:
         assert self._lock is not None
         configuration = self._directory / "config"
+        (self._directory / "sockets").write_text("\n".join(map(str, self.ports.sockets)))
         try:
             self._child = Child(
                 [_program(), *seaweed.flags(self._directory, self.ports)],
@@ -258,11 +270,9 @@ class LocalStorage:
         return f"{_LOG_PREFIX.sub('', worst[-1])[:300].rstrip('.')}. Its log is {self.log}."
 
     def _clean(self) -> None:
-        if self._ports is not None and self._child is not None:
-            for path in self._ports.sockets:
-                path.unlink(missing_ok=True)
         self._child = None
         if self._lock is not None:
+            self._remove_sockets()
             os.close(self._lock)
             self._lock = None
 

@@ -1,10 +1,18 @@
-"""What a process listens on, as the kernel says (Linux)."""
+"""What the kernel says of a process (Linux): whether it lives, and what it listens on."""
 
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 _LISTEN = "0A"
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process exists and is no zombie, which nobody but its parent can take away."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def listening(pid: int) -> set[tuple[str, int]]:

@@ -1,0 +1,242 @@
+"""How the S3 adapter takes a storage's odd answers, which a scripted server gives here."""
+
+import http.server
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from fedlearn.adapters.objects import S3ObjectStore, S3Settings, object_store
+from fedlearn.config import StorageSettings
+from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One scripted answer; `length` may promise more than `body` gives, and status 0 closes the connection without a word."""
+
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    length: int | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Storage:
+    """Gives one answer after another, the last for ever; an answer may depend on the requests so far."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.script: list[Answer | Callable[[list[Request]], Answer]] = []
+        storage = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                storage.requests.append(Request(self.command, self.path, headers, body))
+                step = storage.script.pop(0) if len(storage.script) > 1 else storage.script[0]
+                answer = step if isinstance(step, Answer) else step(storage.requests)
+                if answer.status:
+                    self.send_response(answer.status)
+                    for name, value in answer.headers.items():
+                        self.send_header(name, value)
+                    self.send_header("Content-Length", str(len(answer.body) if answer.length is None else answer.length))
+                    self.end_headers()
+                    if self.command != "HEAD":
+                        self.wfile.write(answer.body)
+                self.close_connection = not answer.status or answer.length is not None
+
+            do_GET = do_PUT = do_POST = do_HEAD = _answer  # noqa: N815 - the names that http.server calls
+
+            def log_message(self, *_: Any) -> None:
+                """Tests tell by their results."""
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def store(self, patience_seconds: float = 10.0, **settings: Any) -> S3ObjectStore:
+        given = {"endpoint_url": self.url, "access_key": "key", "secret_key": "secret", **settings}
+        return S3ObjectStore("bucket", S3Settings(**given), patience_seconds=patience_seconds)
+
+
+@pytest.fixture
+def storage() -> Iterator[Storage]:
+    storage = Storage()
+    yield storage
+    storage.close()
+
+
+def error(code: str) -> bytes:
+    return f"<Error><Code>{code}</Code><Message>Scripted.</Message></Error>".encode()
+
+
+def refusal_of(call: Callable[[], Any]) -> FedlearnError:
+    with pytest.raises(FedlearnError) as refused:
+        call()
+    return refused.value
+
+
+# --- what passes
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        pytest.param(Answer(503, error("SlowDown")), id="slow down"),
+        pytest.param(Answer(500, error("InternalError")), id="internal error"),
+        pytest.param(Answer(502, b"<html>no XML"), id="a proxy's page"),
+        pytest.param(Answer(429, error("TooManyRequests")), id="too many requests"),
+        pytest.param(Answer(400, error("RequestTimeout")), id="request timeout"),
+        pytest.param(Answer(0), id="a closed connection"),
+        pytest.param(Answer(200, b"bod", length=4), id="half an answer"),
+    ],
+)
+def test_a_passing_trouble_is_waited_out(storage: Storage, trouble: Answer) -> None:
+    storage.script = [trouble, trouble, Answer(200, b"body")]
+    assert storage.store().get("key") == b"body"
+    assert len(storage.requests) == 3
+
+
+def test_a_lasting_trouble_is_an_outage_once_the_patience_is_over(storage: Storage) -> None:
+    storage.script = [Answer(503, error("SlowDown"))]
+    outage = refusal_of(lambda: storage.store(patience_seconds=0.3).get("key"))
+    assert isinstance(outage, Outage)
+    assert outage.code is Code.STORAGE_UNAVAILABLE
+    assert len(storage.requests) > 2
+
+
+# --- what does not
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        pytest.param(Answer(404, error("NoSuchKey")), Code.NOT_FOUND, id="no such key"),
+        pytest.param(Answer(404, error("NoSuchBucket")), Code.NOT_FOUND, id="no such bucket"),
+        pytest.param(Answer(403, error("AccessDenied")), Code.STORAGE_DENIED, id="access denied"),
+        pytest.param(Answer(403, error("SignatureDoesNotMatch")), Code.STORAGE_DENIED, id="a wrong secret"),
+        pytest.param(Answer(403, error("InvalidAccessKeyId")), Code.STORAGE_DENIED, id="an unknown key"),
+        pytest.param(Answer(400, error("InvalidRequest")), Code.BAD_REQUEST, id="a wrong request"),
+    ],
+)
+def test_a_decision_of_the_storage_is_a_refusal_at_once(storage: Storage, answer: Answer, code: Code) -> None:
+    storage.script = [answer]
+    refusal = refusal_of(lambda: storage.store().get("key"))
+    assert isinstance(refusal, Refusal)
+    assert refusal.code is code
+    assert len(storage.requests) == 1
+
+
+def test_a_size_that_may_not_be_asked_for_is_not_taken_for_a_missing_object(storage: Storage) -> None:
+    storage.script = [Answer(403)]
+    assert refusal_of(lambda: storage.store().size("key")).code is Code.STORAGE_DENIED
+
+
+def test_without_any_credential_the_calls_are_refused(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    storage.script = [Answer(200)]
+    store = storage.store(access_key=None, secret_key=None)
+    for call in (lambda: store.get("key"), lambda: store.sign_get("key", seconds=60)):
+        refusal = refusal_of(call)
+        assert (type(refusal), refusal.code) == (Refusal, Code.STORAGE_DENIED)
+    assert storage.requests == []
+
+
+@pytest.mark.parametrize(
+    ("reason", "requests", "code"),
+    [("AccessDenied", 1, Code.STORAGE_DENIED), ("InternalError", 3, None)],
+    ids=["refused", "passing"],
+)
+def test_a_key_that_is_not_deleted_is_not_passed_over(storage: Storage, reason: str, requests: int, code: Code | None) -> None:
+    fault = f"<DeleteResult><Error><Key>key</Key><Code>{reason}</Code></Error></DeleteResult>".encode()
+    storage.script = [Answer(200, fault), Answer(200, fault), Answer(200, b"<DeleteResult></DeleteResult>")]
+    if code is None:
+        storage.store().delete(["key"])
+    else:
+        assert refusal_of(lambda: storage.store().delete(["key"])).code is code
+    assert len(storage.requests) == requests
+
+
+# --- writing once, when the answer to the first attempt is lost
+
+
+def writer_of(request: Request) -> str:
+    return request.headers["x-amz-meta-writer"]
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["it had written", "somebody else had"])
+def test_a_lost_answer_does_not_hide_who_wrote(storage: Storage, ours: bool) -> None:
+    storage.script = [
+        Answer(0),
+        Answer(412, error("PreconditionFailed")),
+        lambda requests: Answer(200, headers={"x-amz-meta-writer": writer_of(requests[0]) if ours else "somebody"}),
+    ]
+    assert storage.store().put_once("key", b"body") is ours
+    first, second, look = storage.requests
+    assert (first.method, second.method, look.method) == ("PUT", "PUT", "HEAD")
+    assert writer_of(first) == writer_of(second)
+    assert first.headers["if-none-match"] == "*"
+
+
+def test_a_taken_key_is_told_without_another_look(storage: Storage) -> None:
+    storage.script = [Answer(412, error("PreconditionFailed"))]
+    assert not storage.store().put_once("key", b"body")
+    assert len(storage.requests) == 1
+
+
+# --- what is sent
+
+
+def test_a_body_is_sent_as_it_is_and_bound_by_the_signature(storage: Storage) -> None:
+    storage.script = [Answer(200)]
+    storage.store().put("key", b"body")
+    (request,) = storage.requests
+    assert request.path == "/bucket/key"
+    assert request.body == b"body"
+    assert re.fullmatch("[0-9a-f]{64}", request.headers["x-amz-content-sha256"])
+    assert not [name for name in request.headers if name.startswith("x-amz-checksum")]
+
+
+def test_urls_are_signed_for_the_address_that_others_see(storage: Storage) -> None:
+    storage.script = [Answer(200, b"body")]
+    store = storage.store(public_endpoint_url="http://storage.example:8333")
+    assert store.get("key") == b"body"
+    for url in (store.sign_get("a/key", seconds=60), store.sign_put("a/key", size_bytes=1, sha256="0" * 64, seconds=60).url):
+        assert urlsplit(url)[:3] == ("http", "storage.example:8333", "/bucket/a/key")
+
+
+def test_settings_of_a_service_make_a_store(storage: Storage) -> None:
+    storage.script = [Answer(200, b"body")]
+    settings = StorageSettings.model_validate({"endpoint_url": storage.url, "access_key": "key", "secret_key": "secret"})
+    assert object_store(settings, "models").get("key") == b"body"
+    assert storage.requests[0].path == "/models/key"
+    assert "Credential=key/" in storage.requests[0].headers["authorization"]
+
+
+def test_a_secret_does_not_show() -> None:
+    assert "hidden" not in repr(S3Settings("http://localhost", access_key="key", secret_key="hidden"))
