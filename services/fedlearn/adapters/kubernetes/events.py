@@ -68,9 +68,9 @@ class EventRecorder:
         self._pod = pod
         self._regarding = V1ObjectReference(api_version="v1", kind="Pod", namespace=namespace, name=pod, uid=uid)
         self._related = V1ObjectReference(api_version="apps/v1", kind="StatefulSet", namespace=namespace, name=statefulset)
-        self._queue: queue.Queue[Happening | None] = queue.Queue(_QUEUED)
+        self._queue: queue.SimpleQueue[Happening | None] = queue.SimpleQueue()
         self._allowed, self._counted_at, self._left_out = float(_BURST), clock(), 0
-        self._stopping = threading.Event()
+        self._stopping, self._late = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
         self._trouble: Code | None = None
 
@@ -78,35 +78,29 @@ class EventRecorder:
         self._thread.start()
 
     def stop(self) -> None:
-        """Write what waits, for two seconds at most."""
+        """Write what waits, for two seconds at most, and let the rest go."""
         self._stopping.set()
-        try:
-            self._queue.put_nowait(None)
-        except queue.Full:
-            return
+        self._queue.put(None)
         self._thread.join(_STOP_SECONDS)
+        self._late.set()
 
     def record(self, happening: Happening) -> None:
         """Hand in an Event; returns at once. Call it from one thread."""
         now = self._clock()
         self._allowed = min(self._allowed + (now - self._counted_at) / _SECONDS_AN_EVENT, _BURST)
         self._counted_at = now
-        if self._allowed < 1:
+        if self._allowed < 1 or self._queue.qsize() >= _QUEUED:
             self._left_out += 1
             return
         if self._left_out:
             happening = replace(happening, note=f"{happening.note} (Before it, {self._left_out} others were not told.)")
-        try:
-            self._queue.put_nowait(happening)
-        except queue.Full:
-            self._left_out += 1
-        else:
-            self._allowed, self._left_out = self._allowed - 1, 0
+        self._queue.put(happening)
+        self._allowed, self._left_out = self._allowed - 1, 0
 
     # --- in the thread
 
     def _run(self) -> None:
-        while (happening := self._queue.get()) is not None:
+        while (happening := self._queue.get()) is not None and not self._late.is_set():
             try:
                 self._persist(happening)
             except FedlearnError as error:

@@ -5,8 +5,10 @@ one that has gone without a goodbye; hence the loop here, around the client's ow
 """
 
 import random
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +48,7 @@ class PodWatch:
     def __init__(self, api: ApiClient, namespace: str, selector: str, on_change: Callable[[], None] = lambda: None) -> None:
         self._api, self._namespace, self._selector, self._on_change = api, namespace, selector, on_change
         self._version: str | None = None  # of the cluster's state that `pods` shows
-        self._watch: Any = None
+        self._answer: Any = None  # of the watch that is open
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pod watch", daemon=True)
         self._trouble_is_told = False
@@ -60,9 +62,15 @@ class PodWatch:
 
     def stop(self) -> None:
         self._stopping.set()
-        if (watch := self._watch) is not None:
-            watch.stop()
+        self._hang_up()
         self._thread.join(_STOP_SECONDS)
+
+    def _hang_up(self) -> None:
+        """Wake the thread from a watch in which nothing happens."""
+        connection = None if self._answer is None else self._answer.connection
+        if connection is not None and connection.sock is not None:
+            with suppress(OSError):  # it has ended by itself
+                connection.sock.shutdown(socket.SHUT_RDWR)
 
     # --- in the thread
 
@@ -95,18 +103,18 @@ class PodWatch:
         self._on_change()
 
     def _follow(self, core: "CoreV1Api") -> None:
-        self._watch = watch = _make_watch(return_type="object")
-        try:
-            with asking("to watch pods"):
-                for event in self._events(core, watch):
-                    self._see(event["type"], event["object"])
-                    self._version = watch.resource_version
-        finally:
-            self._watch = None
+        watch = _make_watch(return_type="object")
+        with asking("to watch pods"):
+            for event in self._events(core, watch):
+                self._see(event["type"], event["object"])
+                self._version = watch.resource_version
 
     def _events(self, core: "CoreV1Api", watch: Any) -> Iterator[Mapping[str, Any]]:
         def opened(**given: Any) -> Any:
             answer = core.list_namespaced_pod(self._namespace, label_selector=self._selector, **given)
+            self._answer = answer
+            if self._stopping.is_set():  # `stop` may have come too early to find it
+                self._hang_up()
             self._find()
             return answer
 
