@@ -1,5 +1,7 @@
 """What the chart is made of: valid for every Kubernetes, consistent in itself, and as the issue wants it."""
 
+from collections.abc import Iterator
+from functools import cache
 from itertools import chain
 
 import kubernetes_validate
@@ -10,6 +12,14 @@ from fedlearn import __version__, config
 from support.chart import CHART, Manifest, Rendered, chart, render, values
 
 VERSIONS = [f"1.{minor}" for minor in range(30, int(kubernetes_validate.latest_version().split(".")[1]) + 1)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _schemas_are_read_once() -> Iterator[None]:
+    """The library reads a megabyte of definitions anew for each manifest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kubernetes_validate.utils, "schema_contents", cache(kubernetes_validate.utils.schema_contents))
+        yield
 
 
 @pytest.mark.parametrize("version", VERSIONS)

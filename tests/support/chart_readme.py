@@ -57,14 +57,6 @@ def _allowed(node: Mapping[str, Any]) -> str:
     if "enum" in node:
         return ", ".join(f"`{choice}`" for choice in node["enum"])
     kinds = node["type"] if isinstance(node["type"], list) else [node["type"]]
-    words = {
-        "string": "text",
-        "integer": "integer",
-        "number": "number",
-        "boolean": "true or false",
-        "object": "map",
-        "array": "list",
-    }
     bounds = [f"{word} {node[key]:,}" for key, word in _BOUNDS.items() if key in node]
     return " ".join([" or ".join(_KINDS.get(kind, kind) for kind in kinds), *bounds])
 

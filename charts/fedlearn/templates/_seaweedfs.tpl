@@ -78,6 +78,8 @@ dir = "/data/names"
 - -s3.port.lance=0
 - -s3.localSocket=/tmp/s3.sock
 - -s3.autoCreateBucket=false
+# an upload takes several times its size in memory; more at once than keep the cores busy only wait inside
+- -s3.concurrentUploadLimitMB=32
 - -filer.port=8888
 - -filer.port.grpc=18888
 - -filer.localSocket=/tmp/filer.sock
