@@ -1,9 +1,11 @@
 """A namespace of a test's own in the cluster that KUBECONFIG points to; without one, the test is skipped."""
 
+import json
 import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,6 +70,60 @@ class Namespace:
         request = client.AuthenticationV1TokenRequest(spec=client.V1TokenRequestSpec.from_dict(spec))
         made: str = self.core.create_namespaced_service_account_token(account, self.name, request).status.token
         return made
+
+    def allow(self, account: str, *rules: tuple[str, str, str]) -> None:
+        """A Role with these rules, each an API group, a resource and its verbs, for this account."""
+        from kubernetes import client
+
+        roles = client.RbacAuthorizationV1Api(self.api)
+        given = [{"apiGroups": [group], "resources": [what], "verbs": verbs.split()} for group, what, verbs in rules]
+        roles.create_namespaced_role(self.name, {"metadata": {"name": account}, "rules": given})
+        roles.create_namespaced_role_binding(self.name, _binding("Role", account, account, self.name))
+
+    @contextmanager
+    def may_review_tokens(self, *accounts: str) -> Iterator[None]:
+        """A ClusterRole for these accounts, for a while."""
+        from kubernetes import client
+
+        roles = client.RbacAuthorizationV1Api(self.api)
+        rule = {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}
+        roles.create_cluster_role({"metadata": {"name": self.name}, "rules": [rule]})
+        names = [f"{self.name}-{account}" for account in accounts]
+        try:
+            for name, account in zip(names, accounts, strict=True):
+                roles.create_cluster_role_binding(_binding("ClusterRole", self.name, account, self.name, name))
+            yield
+        finally:
+            for name in names:
+                roles.delete_cluster_role_binding(name)
+            roles.delete_cluster_role(self.name)
+
+    def kubeconfig(self, account: str, directory: Path, server: str = "") -> Path:
+        """A kubeconfig by which one is this account."""
+        settings = self.api.configuration
+        cluster = {"server": server or settings.host, "certificate-authority": settings.ssl_ca_cert}
+        config = {
+            "current-context": "test",
+            "clusters": [{"name": "test", "cluster": cluster}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": account, "namespace": self.name}}],
+            "users": [{"name": account, "user": {"token": self.token(account)}}],
+        }
+        path = directory / f"{account}.kubeconfig"
+        path.write_text(json.dumps(config))
+        return path
+
+    def events(self, reason: str) -> list[Any]:
+        """As `kubectl get events` finds them."""
+        found: list[Any] = self.core.list_namespaced_event(self.name, field_selector=f"reason={reason}").items
+        return found
+
+
+def _binding(kind: str, role: str, account: str, namespace: str, name: str = "") -> dict[str, Any]:
+    return {
+        "metadata": {"name": name or role},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role},
+        "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": namespace}],
+    }
 
 
 @contextmanager
