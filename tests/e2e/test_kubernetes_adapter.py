@@ -75,7 +75,7 @@ def wait_for_states(watch: PodWatch, **states: str) -> None:
             name.replace("_", "-"): state for name, state in states.items()
         }
 
-    wait_for(reached, f"pods to be {states}")
+    wait_for(reached, f"pods to be {states}", seconds=120)
 
 
 class TestPods:

@@ -22,6 +22,7 @@ from support.world import HandDevice, World, wait_for
 
 LABELS = {"app.kubernetes.io/component": "device", "app.kubernetes.io/instance": "e2e"}
 SERVER, AGGREGATOR, DEVICE = "fedlearn-server", "fedlearn-aggregator", "fedlearn-device"
+POD_SECONDS = 120.0
 _numbers = itertools.count(1)
 
 
@@ -37,7 +38,7 @@ class Pods:
     def uid(self, pod: str, account: str = DEVICE) -> str:
         if pod not in self._uids:
             labels = LABELS if account == DEVICE else {}
-            self._uids[pod] = self.home.pod(pod, account=account, labels=labels, runs=account == DEVICE)
+            self._uids[pod] = self.home.pod(pod, account=account, labels=labels, runs="leaving" in pod)
         return self._uids[pod]
 
     def replace(self, pod: str) -> None:
@@ -115,7 +116,7 @@ def wait_for_pod(world: World, device: HandDevice, state: str) -> None:
         pod = shown(world, device).pod
         return pod is not None and pod.state == state
 
-    wait_for(reached, f"{device.id} to be shown {state}")
+    wait_for(reached, f"{device.id} to be shown {state}", POD_SECONDS)
 
 
 def test_a_round_is_committed_and_told_as_an_event(world: World, home: Namespace, trial: Trial) -> None:
@@ -150,7 +151,6 @@ def test_a_device_is_shown_with_its_pod_and_its_part(world: World, trial: Trial)
     trial.submit()
     (assignment, _) = trial.assign(*devices)
     devices[0].accept(assignment)
-    wait_for_pod(world, devices[0], "ready")
     view = shown(world, devices[0])
     assert view.part is not None
     assert view.pod is not None
