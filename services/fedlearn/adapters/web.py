@@ -7,14 +7,16 @@ from contextlib import AbstractAsyncContextManager
 from types import FrameType
 
 import uvicorn
-from fastapi import FastAPI, Request, Response
+import uvloop
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
+from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fedlearn import __version__
+from fedlearn.adapters.openapi import DocumentedApp, problems
 from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal, SetupError
-from fedlearn.protocol.problems import CATALOGUE, MEDIA_TYPE, Problem, problem_of
+from fedlearn.protocol.problems import MEDIA_TYPE, problem_of
 from fedlearn.telemetry import metrics
 from fedlearn.telemetry.logs import log
 
@@ -25,48 +27,35 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 Ready = Callable[[], Awaitable[None]]
 
 
-def problems(*codes: Code) -> dict[int | str, dict[str, object]]:
-    """The OpenAPI answers of a route that may refuse with these codes."""
-    by_status: dict[int | str, list[Code]] = {}
-    for code in codes:
-        by_status.setdefault(CATALOGUE[code].status, []).append(code)
-    return {
-        status: {
-            "description": "; ".join(f"`{code}`" for code in of_status),
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-        }
-        for status, of_status in by_status.items()
-    }
-
-
 def make_app(
-    title: str, description: str, *, lifespan: Lifespan, ready: Ready, on_stop: Callable[[], None] = lambda: None
+    title: str,
+    description: str,
+    *,
+    lifespan: Lifespan,
+    ready: Ready,
+    unready: Code,
+    on_stop: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """An app with problems (RFC 9457) for every failure, `/healthz`, `/readyz` and `/metrics`.
 
     Args:
         ready: raises a FedlearnError while the service can't do its job.
+        unready: its code, when what the service stands on is away; every route may give it.
         on_stop: called as soon as the service is asked to stop, so that it can let go of the requests that it holds.
     """
-    app = FastAPI(
-        title=title,
-        description=description,
-        version=__version__,
-        lifespan=lifespan,
-        responses={"default": {"description": "A problem (RFC 9457).", "model": Problem}},
-    )
+    app = DocumentedApp(title=title, description=description, version=__version__, lifespan=lifespan, common=(unready,))
     app.state.on_stop = on_stop
     app.add_middleware(_BodyLimit)
     app.add_exception_handler(FedlearnError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
-    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(AnyHTTPException, _on_http)
     app.add_exception_handler(Exception, _on_crash)
 
     @app.get("/healthz", tags=["health"], summary="Whether the process is alive.")
     async def healthz() -> dict[str, str]:
         return {"status": "alive"}
 
-    @app.get("/readyz", tags=["health"], summary="Whether the service can do its job now.")
+    @app.get("/readyz", tags=["health"], summary="Whether the service can do its job now.", responses=problems(unready))
     async def readyz() -> dict[str, str]:
         await ready()
         return {"status": "ready"}
@@ -118,15 +107,26 @@ async def _on_invalid(_request: Request, error: Exception) -> Response:
     return _answer(Refusal(Code.BAD_REQUEST, f"The request is not as documented: {faults}."))
 
 
-async def _on_http(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    code = {404: Code.NOT_FOUND, 405: Code.METHOD_NOT_ALLOWED}.get(error.status_code, Code.BAD_REQUEST)
-    return _answer(Refusal(code, str(error.detail)))
+async def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, AnyHTTPException)
+    refusals = {
+        404: Refusal(Code.NOT_FOUND, f"There is nothing at {request.url.path}."),
+        405: Refusal(Code.METHOD_NOT_ALLOWED, f"{request.url.path} does not take {request.method}."),
+        413: _too_large(),
+    }
+    other = Refusal(Code.BAD_REQUEST, f"The request is not as documented: {error.detail}.")
+    answer = _answer(refusals.get(error.status_code, other))
+    answer.headers.update(error.headers or {})  # Allow, for 405
+    return answer
 
 
 async def _on_crash(request: Request, error: Exception) -> Response:
     _log.error("unforeseen failure", path=request.url.path, exc_info=error)
     return _answer(Outage(Code.INTERNAL, "The service failed in a way it did not foresee."))
+
+
+def _too_large() -> Refusal:
+    return Refusal(Code.BODY_TOO_LARGE, f"A body may have {MAX_BODY_BYTES} bytes.")
 
 
 class _BodyLimit:
@@ -149,16 +149,15 @@ class _BodyLimit:
             nonlocal taken
             message = await receive()
             taken += len(message.get("body", b""))
-            if taken > MAX_BODY_BYTES:
-                raise Refusal(Code.BODY_TOO_LARGE, f"A body may have {MAX_BODY_BYTES} bytes.")
+            if taken > MAX_BODY_BYTES:  # an HTTPException, since of all errors FastAPI passes only that one on from here
+                raise HTTPException(413)
             return message
 
         await self._app(scope, counted, send)
 
     @staticmethod
     async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = Refusal(Code.BODY_TOO_LARGE, f"A body may have {MAX_BODY_BYTES} bytes.")
-        await _answer(refusal)(scope, receive, send)
+        await _answer(_too_large())(scope, receive, send)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -193,12 +192,17 @@ async def gone(request: Request) -> None:
         continue
 
 
-async def serve(app: FastAPI, listener: socket.socket, *, grace_seconds: int = 10) -> None:
-    """Serve until SIGTERM or SIGINT, then let running requests end for `grace_seconds`.
+def serve(app: FastAPI, listener: socket.socket, *, grace_seconds: int = 10) -> None:
+    """Serve, on uvloop, until SIGTERM or SIGINT, then let running requests end for `grace_seconds`.
 
     Raises:
         SetupError: `service_failed` when the app could not start.
     """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(app, listener, grace_seconds))
+
+
+async def _serve(app: FastAPI, listener: socket.socket, grace_seconds: int) -> None:
     config = uvicorn.Config(
         app, log_config=None, access_log=False, timeout_graceful_shutdown=grace_seconds, backlog=4096, server_header=False
     )

@@ -1,6 +1,5 @@
 """The secure aggregator, put together from its settings."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -50,6 +49,7 @@ def build_app(settings: AggregatorSettings) -> FastAPI:
         "Signs upload URLs, opens and folds updates, publishes models. It alone ever sees a device's update.",
         lifespan=lifespan,
         ready=rounds.ready,
+        unready=Code.STORAGE_UNAVAILABLE,
     )
     gate = make_gate(settings.identity, AUDIENCE)
     app.include_router(server_routes(rounds, gate, settings))
@@ -72,4 +72,4 @@ def main(settings: AggregatorSettings) -> None:
     """
     set_up_logs("aggregator", settings.log_level)
     listener = listen(settings.host, settings.port)
-    asyncio.run(serve(build_app(settings), listener))
+    serve(build_app(settings), listener)

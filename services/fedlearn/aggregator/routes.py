@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from fedlearn.adapters.gate import Gate
 from fedlearn.adapters.http import TICKET_HEADER
 from fedlearn.adapters.identity import Caller
-from fedlearn.adapters.web import problems
+from fedlearn.adapters.openapi import BY_TOKEN, problems
 from fedlearn.aggregator.rounds import OpenRound, Rounds
 from fedlearn.config import AggregatorSettings
 from fedlearn.core.errors import Code, Refusal
@@ -35,7 +35,7 @@ TicketHeader = Annotated[str, Header(alias=TICKET_HEADER, max_length=4096, descr
 def server_routes(rounds: Rounds, gate: Gate, settings: AggregatorSettings) -> APIRouter:
     """What only the server's identity may call."""
     router = APIRouter(prefix="/v1", tags=["server"], dependencies=[Depends(gate.admit(settings.identity.server))])
-    refusals = (Code.UNAUTHENTICATED, Code.FORBIDDEN, Code.STORAGE_UNAVAILABLE)
+    refusals = (*BY_TOKEN, Code.STORAGE_DENIED)
 
     @router.put(
         "/rounds/{task}/{number}",
@@ -72,7 +72,8 @@ def device_routes(rounds: Rounds, gate: Gate, tickets: TicketVerifier, settings:
     """What devices call, each with its own token and the ticket of its assignment."""
     router = APIRouter(prefix="/v1/rounds/{task}/{number}", tags=["devices"])
     Device = Annotated[Caller, Depends(gate.admit(settings.identity.device))]  # noqa: N806 - a type
-    refusals = (Code.UNAUTHENTICATED, Code.FORBIDDEN, Code.TICKET_INVALID, Code.UPDATE_LATE)
+    refusals = (*BY_TOKEN, Code.UPDATE_LATE, Code.AGGREGATOR_UNREACHABLE)
+    by_ticket = (Code.TICKET_INVALID, Code.TICKET_EXPIRED, Code.TICKET_FOREIGN, Code.SERVER_UNREACHABLE)
 
     async def admitted(task: str, number: int, caller: Caller, slot: int | None, ticket: str) -> tuple[OpenRound, DeviceId]:
         device = device_id(caller.pod, slot)
@@ -90,7 +91,7 @@ def device_routes(rounds: Rounds, gate: Gate, tickets: TicketVerifier, settings:
     @router.post(
         "/uploads",
         summary="Ask where an update may go.",
-        responses=problems(*refusals, Code.UPDATE_TOO_LARGE, Code.UPDATE_REPEATED),
+        responses=problems(*refusals, *by_ticket, Code.UPDATE_TOO_LARGE, Code.UPDATE_REPEATED),
     )
     async def grant(
         task: TaskName, number: RoundNumber, request: UploadRequest, caller: Device, ticket: TicketHeader
@@ -100,7 +101,10 @@ def device_routes(rounds: Rounds, gate: Gate, tickets: TicketVerifier, settings:
         return Upload(url=given.url, headers=dict(given.headers), valid_seconds=settings.upload_seconds)
 
     @router.post(
-        "/uploads/done", status_code=202, summary="Hint that an update lies in storage.", responses=problems(*refusals)
+        "/uploads/done",
+        status_code=202,
+        summary="Hint that an update lies in storage.",
+        responses=problems(*refusals, *by_ticket),
     )
     async def done(task: TaskName, number: RoundNumber, hint: UploadDone, caller: Device, ticket: TicketHeader) -> None:
         round_, device = await admitted(task, number, caller, hint.slot, ticket)

@@ -78,7 +78,13 @@ def build_app(settings: DeviceSettings) -> FastAPI:
             await asyncio.gather(*stopping, return_exceptions=True)
         compute.shutdown(wait=False, cancel_futures=True)
 
-    return make_app("fedlearn device", "Hosts devices: trains on shards that never leave them.", lifespan=lifespan, ready=ready)
+    return make_app(
+        "fedlearn device",
+        "Hosts devices: trains on shards that never leave them.",
+        lifespan=lifespan,
+        ready=ready,
+        unready=Code.SERVER_UNREACHABLE,
+    )
 
 
 def main(settings: DeviceSettings) -> None:
@@ -89,4 +95,4 @@ def main(settings: DeviceSettings) -> None:
     """
     set_up_logs("device", settings.log_level)
     listener = listen(settings.host, settings.port)
-    asyncio.run(serve(build_app(settings), listener))
+    serve(build_app(settings), listener)

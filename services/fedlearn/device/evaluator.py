@@ -87,7 +87,13 @@ def build_app(settings: EvaluatorSettings) -> FastAPI:
                 task.cancel()
         compute.shutdown(wait=False, cancel_futures=True)
 
-    return make_app("fedlearn evaluator", "Scores each version on the test set.", lifespan=lifespan, ready=ready)
+    return make_app(
+        "fedlearn evaluator",
+        "Scores each version on the test set.",
+        lifespan=lifespan,
+        ready=ready,
+        unready=Code.SERVER_UNREACHABLE,
+    )
 
 
 def main(settings: EvaluatorSettings) -> None:
@@ -98,4 +104,4 @@ def main(settings: EvaluatorSettings) -> None:
     """
     set_up_logs("evaluator", settings.log_level)
     listener = listen(settings.host, settings.port)
-    asyncio.run(serve(build_app(settings), listener))
+    serve(build_app(settings), listener)

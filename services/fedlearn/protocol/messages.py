@@ -19,8 +19,21 @@ TaskName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
 RoundNumber = Annotated[int, Field(ge=1, le=2**31, examples=[1])]
 DeviceName = Annotated[str, Field(min_length=1, max_length=260, examples=["fedlearn-device-0", "fedlearn-device-0/3"])]
 Slot = Annotated[int | None, Field(ge=0, lt=4096, description="Which of the devices of this process; none if it is one.")]
-Size = Annotated[int, Field(ge=1, le=2**40, description="bytes")]
+Size = Annotated[int, Field(ge=1, le=2**40, description="bytes", examples=[797_256])]
+VersionNumber = Annotated[int, Field(ge=0, le=2**31, examples=[3])]
+Url = Annotated[str, Field(examples=["http://storage:8333/fedlearn-models/mnist-2nn/models/0?X-Amz-Signature=…"])]
+Key = Annotated[str, Field(min_length=1, max_length=1024, examples=["mnist-2nn/models/00000003-9f86….safetensors"])]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Figures = Annotated[dict[str, Finite], Field(max_length=100, examples=[{"accuracy": 0.93, "loss": 0.25}])]
+Seconds = Annotated[float, Field(ge=0, examples=[42.5])]
+Failure = Annotated[Code, Field(examples=[Code.TRAINING_FAILED])]
+PLAN_EXAMPLE: dict[str, Any] = {
+    "plan_version": 1,
+    "dataset": "mnist",
+    "architecture": {"module": "keras", "class_name": "Sequential", "config": {"name": "softmax", "layers": []}},
+    "weights": [{"shape": [784, 10]}, {"shape": [10]}],
+}
+PlanDocument = Annotated[dict[str, Any], Field(description="See `protocol.plans.Plan`.", examples=[PLAN_EXAMPLE])]
 MAX_DEVICES_A_ROUND = 100_000
 
 
@@ -36,8 +49,8 @@ def timestamp(seconds: float) -> datetime:
 class Model(Message):
     """One version of a task's global model."""
 
-    version: Annotated[int, Field(ge=0)]
-    key: Annotated[str, Field(min_length=1, max_length=1024)]
+    version: VersionNumber
+    key: Key
     sha256: Digest
     size_bytes: Size
 
@@ -62,7 +75,7 @@ class CheckIn(Message):
 
     slot: Slot = None
     dataset: Annotated[str, Field(min_length=1, max_length=200, examples=["mnist"])]
-    examples: Annotated[int, Field(ge=1, le=100_000_000, description="How many examples its shard trains on.")]
+    examples: Annotated[int, Field(ge=1, le=100_000_000, description="How many examples its shard trains on.", examples=[5400])]
     holdout_examples: Annotated[int, Field(ge=0, le=100_000_000)] = 0
     runtime: Annotated[str, Field(max_length=200, examples=["fedlearn 0.1.0, keras 3.12, tensorflow 2.21"])] = ""
     uploaded: Annotated[RoundName | None, Field(description="Where its last update went: not assigned again.")] = None
@@ -78,16 +91,18 @@ class Assignment(Message):
     device: DeviceName
     plan_digest: Digest
     model: Model
-    model_url: str
-    seconds_left: Annotated[float, Field(description="Until the round's reporting deadline, counted from this answer.")]
-    ticket: Annotated[str, Field(description="What the aggregator wants to see beside the device's own token.")]
+    model_url: Url
+    seconds_left: Annotated[Seconds, Field(description="Until the round's reporting deadline, counted from this answer.")]
+    ticket: Annotated[
+        str, Field(description="What the aggregator wants to see beside the device's own token.", examples=["eyJ0eXAi…"])
+    ]
 
 
 class ComeBack(Message):
     """No work now (pace steering)."""
 
     kind: Literal["come_back"] = "come_back"
-    after_seconds: Annotated[float, Field(ge=0)]
+    after_seconds: Seconds
 
 
 class CheckInAnswer(RootModel[Annotated[Assignment | ComeBack, Field(discriminator="kind")]]):
@@ -104,7 +119,7 @@ class DropOut(Message):
     """The device will not report in this round."""
 
     slot: Slot = None
-    code: Code
+    code: Failure
     detail: Annotated[str, Field(max_length=1000)] = ""
 
 
@@ -122,9 +137,9 @@ class UploadRequest(Message):
 class Upload(Message):
     """A pre-signed PUT: these headers and no other bytes, once."""
 
-    url: str
-    headers: dict[str, str]
-    valid_seconds: float
+    url: Url
+    headers: Annotated[dict[str, str], Field(examples=[{"Content-Length": "797256", "If-None-Match": "*"}])]
+    valid_seconds: Seconds
 
 
 class UploadDone(Message):
@@ -140,15 +155,15 @@ class UploadDone(Message):
 class RoundOpening(Message):
     """What the aggregator needs to know of a round; it keeps it in the round's descriptor."""
 
-    plan: dict[str, Any]
+    plan: PlanDocument
     base: Model
-    reporting_seconds: Annotated[float, Field(gt=0, le=30 * 86400)]
+    reporting_seconds: Annotated[float, Field(gt=0, le=30 * 86400, examples=[600])]
 
 
 class RoundOpen(Message):
     task: TaskName
     round: RoundNumber
-    kid: Annotated[str, Field(description="The round's sealing key.")]
+    kid: Annotated[str, Field(description="The round's sealing key.", examples=["9f86d081884c7d659a2feaa0c55ad015"])]
     state: Literal["open", "closing", "published"]
 
 
@@ -156,7 +171,9 @@ class UpdatesReport(Message):
     """Whose updates are folded and whose were refused, up to now; it holds all of the round, so it may be repeated."""
 
     reported: Annotated[tuple[DeviceName, ...], Field(max_length=MAX_DEVICES_A_ROUND)]
-    refused: Annotated[dict[DeviceName, Code], Field(max_length=MAX_DEVICES_A_ROUND)]
+    refused: Annotated[
+        dict[DeviceName, Code], Field(max_length=MAX_DEVICES_A_ROUND, examples=[{"fedlearn-device-1": "update_not_finite"}])
+    ]
 
 
 class RoundResult(Message):
@@ -164,12 +181,12 @@ class RoundResult(Message):
 
     model: Model
     contributors: Annotated[tuple[DeviceName, ...], Field(max_length=MAX_DEVICES_A_ROUND)]
-    examples: Annotated[int, Field(ge=1)]
-    metrics: dict[str, Finite]
+    examples: Annotated[int, Field(ge=1, examples=[54_000])]
+    metrics: Figures
 
 
 class RoundFailure(Message):
-    code: Code
+    code: Failure
     detail: Annotated[str, Field(max_length=1000)] = ""
 
 
@@ -182,11 +199,13 @@ class ModelUploadRequest(Message):
 
 
 class ModelUpload(Upload):
-    key: str
+    key: Key
 
 
 class JsonWebKeys(Message):
-    keys: list[dict[str, str]]
+    keys: Annotated[
+        list[dict[str, str]], Field(examples=[[{"kty": "OKP", "crv": "Ed25519", "kid": "f00d…", "use": "sig", "x": "11qY…"}]])
+    ]
 
 
 # --- operator, evaluator and server
@@ -208,7 +227,7 @@ class Policy(Message):
 
 class TaskSubmission(Message):
     task: TaskName
-    plan: dict[str, Any]
+    plan: PlanDocument
     policy: Policy = Policy()
     rounds: Annotated[int | None, Field(ge=1, le=1_000_000, description="Committed rounds that complete the task.")] = None
     target_accuracy: Annotated[float | None, Field(gt=0, le=1, description="Reaching it completes the task.")] = None
@@ -237,7 +256,7 @@ class TaskView(Message):
 
 class ParticipantView(Message):
     device: DeviceName
-    standing: str
+    standing: Annotated[str, Field(examples=["reported"])]
     code: Code | None
 
 
@@ -290,17 +309,7 @@ class FleetView(Message):
                             "runtime": "fedlearn 0.1.0, keras 3.15.1, tensorflow 2.21.0",
                             "last_seen": "2026-11-24T06:00:21.512000Z",
                             "pod": {"state": "ready", "node": "kind-worker"},
-                        },
-                        {
-                            "device": "fedlearn-device-1",
-                            "waiting": False,
-                            "part": None,
-                            "dataset": None,
-                            "examples": None,
-                            "runtime": None,
-                            "last_seen": None,
-                            "pod": {"state": "pending", "node": None},
-                        },
+                        },  # none with a None in it: FastAPI leaves those out of the document
                     ],
                 }
             ]
@@ -311,16 +320,16 @@ class FleetView(Message):
 class RoundView(Message):
     task: TaskName
     round: RoundNumber
-    phase: str
+    phase: Annotated[str, Field(examples=["committed"])]
     reason: Code | None
-    base_version: int
+    base_version: VersionNumber
     opened_at: datetime
-    seconds: Annotated[float, Field(description="Since it was opened, or from opening to its end.")]
-    phase_seconds: dict[str, float]
+    seconds: Annotated[Seconds, Field(description="Since it was opened, or from opening to its end.")]
+    phase_seconds: Annotated[dict[str, float], Field(examples=[{"selection": 0.2, "configuration": 0.1, "reporting": 41.7}])]
     participants: tuple[ParticipantView, ...]
     model: Model | None
     examples: int | None
-    metrics: Annotated[dict[str, float], Field(description="Weighted hold-out means of the version it started from.")]
+    metrics: Annotated[Figures, Field(description="Weighted hold-out means of the version it started from.")]
 
 
 class VersionView(Message):
@@ -328,13 +337,13 @@ class VersionView(Message):
     model: Model
     round: int | None
     created_at: datetime
-    evaluation: dict[str, float] | None
+    evaluation: Figures | None
 
 
 class Download(Message):
     model: Model
-    url: str
-    valid_seconds: float
+    url: Url
+    valid_seconds: Seconds
 
 
 class EvaluationJob(Message):
@@ -343,8 +352,8 @@ class EvaluationJob(Message):
     task: TaskName
     plan_digest: Digest
     model: Model
-    model_url: str
+    model_url: Url
 
 
 class Evaluation(Message):
-    metrics: Annotated[dict[str, Finite], Field(min_length=1, max_length=100)]
+    metrics: Annotated[Figures, Field(min_length=1)]

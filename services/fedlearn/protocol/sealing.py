@@ -152,12 +152,21 @@ class SignedSealingKey(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: Literal[1] = 1
-    kid: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="The first half of the public key's SHA-256.")]
+    kid: Annotated[
+        str,
+        Field(
+            pattern=r"^[0-9a-f]{32}$",
+            description="The first half of the public key's SHA-256.",
+            examples=["9f86d081884c7d659a2feaa0c55ad015"],
+        ),
+    ]
     suite: Literal["HPKE-MLKEM768-X25519-HKDF-SHA256-AES-256-GCM"] = SUITE
-    task: Annotated[str, Field(min_length=1, max_length=63)]
-    round: Annotated[int, Field(ge=1, le=2**31)]
-    public_key: Annotated[str, Field(max_length=2000, description="base64")]
-    signature: Annotated[str, Field(max_length=100, description="Ed25519 over all other fields, base64.")]
+    task: Annotated[str, Field(min_length=1, max_length=63, examples=["mnist-2nn"])]
+    round: Annotated[int, Field(ge=1, le=2**31, examples=[1])]
+    public_key: Annotated[str, Field(max_length=2000, description="base64", examples=["bW9yZSB0aGFu…"])]
+    signature: Annotated[
+        str, Field(max_length=100, description="Ed25519 over all other fields, base64.", examples=["c2lnbmVkIGJ5…"])
+    ]
 
     def signed_bytes(self) -> bytes:
         """What the identity signs: a label, then all fields but the signature as canonical JSON."""

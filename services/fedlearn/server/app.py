@@ -70,6 +70,7 @@ def build_app(settings: ServerSettings) -> FastAPI:
         "Runs the rounds: tasks, fleet, model versions. It never sees a device's update.",
         lifespan=lifespan,
         ready=coordinator.ready,
+        unready=Code.DATABASE_UNAVAILABLE,
         on_stop=coordinator.let_go,
     )
     gate = make_gate(settings.identity, AUDIENCE)
@@ -97,4 +98,4 @@ def main(settings: ServerSettings) -> None:
     """
     set_up_logs("server", settings.log_level)
     listener = listen(settings.host, settings.port)
-    asyncio.run(serve(build_app(settings), listener))
+    serve(build_app(settings), listener)

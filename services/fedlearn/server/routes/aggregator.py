@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends
 
 from fedlearn.adapters.gate import Gate
 from fedlearn.adapters.identity import Caller
-from fedlearn.adapters.web import problems
+from fedlearn.adapters.openapi import BY_TOKEN, problems
 from fedlearn.config import ServerSettings
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
@@ -21,7 +21,7 @@ _log = log(__name__)
 def aggregator_routes(coordinator: Coordinator, gate: Gate, settings: ServerSettings) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["aggregator"])
     Aggregator = Annotated[Caller, Depends(gate.admit(settings.identity.aggregator))]  # noqa: N806 - a type
-    refusals = problems(Code.UNAUTHENTICATED, Code.FORBIDDEN, Code.TASK_UNKNOWN, Code.BAD_REQUEST)
+    refusals = problems(*BY_TOKEN, Code.TASK_UNKNOWN, Code.ROUND_UNKNOWN, Code.SERVER_UNREACHABLE)
 
     async def tell(round_id: RoundId, event: Event) -> None:
         """Word of a round that has ended changes nothing, and its sender need not repeat it, but forget the round."""

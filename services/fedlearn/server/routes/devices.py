@@ -8,12 +8,23 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 
 from fedlearn.adapters.gate import Gate
 from fedlearn.adapters.identity import Caller
-from fedlearn.adapters.web import gone, problems
+from fedlearn.adapters.openapi import BY_TOKEN, problems
+from fedlearn.adapters.web import gone
 from fedlearn.config import ServerSettings
 from fedlearn.core.errors import Code
 from fedlearn.core.ids import RoundId, TaskId
 from fedlearn.core.rounds import DeviceAccepted, DeviceDropped
-from fedlearn.protocol.messages import Acceptance, Assignment, CheckIn, ComeBack, Digest, DropOut, RoundNumber, TaskName
+from fedlearn.protocol.messages import (
+    PLAN_EXAMPLE,
+    Acceptance,
+    Assignment,
+    CheckIn,
+    ComeBack,
+    Digest,
+    DropOut,
+    RoundNumber,
+    TaskName,
+)
 from fedlearn.server.coordinator import Coordinator
 from fedlearn.server.roster import Roster
 from fedlearn.telemetry.logs import log
@@ -27,19 +38,19 @@ def device_routes(coordinator: Coordinator, roster: Roster, gate: Gate, settings
     router = APIRouter(prefix="/v1", tags=["devices"])
     Device = Annotated[Caller, Depends(gate.admit(accounts.device))]  # noqa: N806 - a type
     refusals = (
-        Code.UNAUTHENTICATED,
-        Code.FORBIDDEN,
+        *BY_TOKEN,
         Code.DEVICE_REPLACED,
         Code.NOT_SELECTED,
         Code.ROUND_CLOSED,
         Code.TASK_UNKNOWN,
+        Code.SERVER_UNREACHABLE,
     )
     Reader = Annotated[Caller, Depends(gate.admit(accounts.device, accounts.evaluator))]  # noqa: N806 - a type
 
     @router.post(
         "/checkins",
         summary="Offer a device, and wait for work.",
-        responses=problems(Code.UNAUTHENTICATED, Code.FORBIDDEN, Code.DEVICE_REPLACED, Code.BAD_REQUEST),
+        responses=problems(*BY_TOKEN, Code.DEVICE_REPLACED),
     )
     async def check_in(checkin: CheckIn, caller: Device, request: Request) -> Assignment | ComeBack:
         device = roster.admit(caller, checkin.slot)
@@ -79,8 +90,8 @@ def device_routes(coordinator: Coordinator, roster: Roster, gate: Gate, settings
         "/plans/{digest}",
         summary="A plan, by the SHA-256 of these very bytes.",
         responses={
-            200: {"content": {"application/json": {}}},
-            **problems(Code.UNAUTHENTICATED, Code.FORBIDDEN, Code.NOT_FOUND),
+            200: {"content": {"application/json": {"example": PLAN_EXAMPLE}}},
+            **problems(*BY_TOKEN, Code.NOT_FOUND),
         },
         response_class=Response,
     )

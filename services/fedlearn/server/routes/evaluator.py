@@ -3,15 +3,15 @@
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 
 from fedlearn.adapters.gate import Gate
 from fedlearn.adapters.identity import Caller
-from fedlearn.adapters.web import problems
+from fedlearn.adapters.openapi import BY_TOKEN, problems
 from fedlearn.config import ServerSettings
 from fedlearn.core.errors import Code
 from fedlearn.core.ids import TaskId
-from fedlearn.protocol.messages import Evaluation, EvaluationJob, Model, TaskName
+from fedlearn.protocol.messages import Evaluation, EvaluationJob, Model, TaskName, VersionNumber
 from fedlearn.server.coordinator import Coordinator
 
 _URL_SECONDS = 3600
@@ -26,10 +26,10 @@ def evaluator_routes(coordinator: Coordinator, gate: Gate, settings: ServerSetti
         "/evaluations/next",
         summary="Wait for a version to score.",
         response_model=EvaluationJob,
-        responses={204: {"description": "None now."}, **problems(Code.UNAUTHENTICATED, Code.FORBIDDEN)},
+        responses={204: {"description": "None now."}, **problems(*BY_TOKEN)},
     )
     async def next_evaluation(
-        dataset: Annotated[str, Query(min_length=1, max_length=200)],
+        dataset: Annotated[str, Query(min_length=1, max_length=200, examples=["mnist"])],
         _caller: Evaluator,
         wait_seconds: Annotated[float, Query(ge=0, le=300)] = 30.0,
     ) -> EvaluationJob | Response:
@@ -44,11 +44,9 @@ def evaluator_routes(coordinator: Coordinator, gate: Gate, settings: ServerSetti
         "/evaluations/{task}/{version}",
         status_code=204,
         summary="The figures of a version on the test set.",
-        responses=problems(Code.UNAUTHENTICATED, Code.FORBIDDEN, Code.MODEL_UNKNOWN, Code.BAD_REQUEST),
+        responses=problems(*BY_TOKEN, Code.MODEL_UNKNOWN),
     )
-    async def evaluate(
-        task: TaskName, version: Annotated[int, Path(ge=0, le=2**31)], evaluation: Evaluation, _caller: Evaluator
-    ) -> None:
+    async def evaluate(task: TaskName, version: VersionNumber, evaluation: Evaluation, _caller: Evaluator) -> None:
         await asyncio.to_thread(around.store.evaluate, TaskId(task), version, evaluation.metrics)
         coordinator.observe_evaluation(evaluation.metrics)
         coordinator.announce_versions()

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import APIRouter, Depends, Query
 
 from fedlearn.adapters.gate import operator_gate
-from fedlearn.adapters.web import problems
+from fedlearn.adapters.openapi import BY_OPERATOR, problems
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import RoundId, TaskId
 from fedlearn.protocol.messages import (
@@ -19,6 +19,7 @@ from fedlearn.protocol.messages import (
     TaskName,
     TaskSubmission,
     TaskView,
+    VersionNumber,
     VersionView,
 )
 from fedlearn.server.coordinator import Coordinator
@@ -47,7 +48,7 @@ def _task_routes(router: APIRouter, coordinator: Coordinator, operator: list[Any
         status_code=201,
         dependencies=operator,
         summary="Submit a task; then upload version 0 and start it.",
-        responses=problems(Code.UNAUTHENTICATED, Code.PLAN_INVALID, Code.TASK_EXISTS, Code.AGGREGATOR_UNREACHABLE),
+        responses=problems(*BY_OPERATOR, Code.PLAN_INVALID, Code.TASK_EXISTS, Code.AGGREGATOR_UNREACHABLE),
     )
     async def submit(submission: TaskSubmission) -> TaskAccepted:
         return await submit_task(coordinator, submission)
@@ -56,7 +57,15 @@ def _task_routes(router: APIRouter, coordinator: Coordinator, operator: list[Any
         "/{task}/start",
         dependencies=operator,
         summary="Version 0 is uploaded: begin with the rounds.",
-        responses=problems(Code.UNAUTHENTICATED, Code.TASK_UNKNOWN, Code.TASK_STATE, Code.MODEL_MISSING, Code.MODEL_MISMATCH),
+        responses=problems(
+            *BY_OPERATOR,
+            Code.TASK_UNKNOWN,
+            Code.TASK_STATE,
+            Code.MODEL_MISSING,
+            Code.MODEL_MISMATCH,
+            Code.STORAGE_UNAVAILABLE,
+            Code.STORAGE_DENIED,
+        ),
     )
     async def start(task: TaskName) -> TaskView:
         return task_view(await start_task(coordinator, TaskId(task)))
@@ -65,7 +74,7 @@ def _task_routes(router: APIRouter, coordinator: Coordinator, operator: list[Any
         "/{task}/cancel",
         dependencies=operator,
         summary="End a task and abandon its running round.",
-        responses=problems(Code.UNAUTHENTICATED, Code.TASK_UNKNOWN),
+        responses=problems(*BY_OPERATOR, Code.TASK_UNKNOWN),
     )
     async def cancel(task: TaskName) -> TaskView:
         await read(store.task, TaskId(task))
@@ -125,9 +134,9 @@ def _model_routes(router: APIRouter, coordinator: Coordinator, operator: list[An
         "/{task}/models/{version}/download",
         dependencies=operator,
         summary="A signed URL of one version.",
-        responses=problems(Code.UNAUTHENTICATED, Code.MODEL_UNKNOWN),
+        responses=problems(*BY_OPERATOR, Code.MODEL_UNKNOWN),
     )
-    async def download(task: TaskName, version: Annotated[int, Path(ge=0, le=2**31)]) -> Download:
+    async def download(task: TaskName, version: VersionNumber) -> Download:
         ref = (await read(store.version, TaskId(task), version)).ref
         url = around.models.sign_get(ref.key, seconds=_URL_SECONDS)
         return Download(model=Model.of(ref), url=url, valid_seconds=_URL_SECONDS)
