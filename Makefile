@@ -65,6 +65,42 @@ format: $(VENV)/.dev ## format and mend what can be mended
 	@$(BIN)/ruff check --fix --quiet services tests benchmarks || true
 	@$(BIN)/ruff format services tests benchmarks
 
+.PHONY: docs
+docs: $(VENV)/.dev ## write the pages that are generated: settings, and the chart's README
+	@$(BIN)/python tests/support/settings_page.py
+	@$(BIN)/python tests/support/chart_readme.py
+
+# --- containers and clusters
+
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGES := fedlearn-server fedlearn-aggregator fedlearn-device
+DOCKER_BUILD_FLAGS ?=
+NAMESPACE ?= fedlearn
+
+.PHONY: images
+images: ## build the three images (DOCKER_BUILD_FLAGS=--network=host where builds need it)
+	@for role in server aggregator device; do \
+	  docker build $(DOCKER_BUILD_FLAGS) --file Dockerfile.$$role --tag fedlearn-$$role:$(VERSION) . || exit 1; done
+
+.PHONY: kind-up
+kind-up: images ## the images and the chart on a local kind cluster
+	@kind get clusters | grep -qx fedlearn || kind create cluster --config k8s/kind.yaml
+	@for image in $(IMAGES); do kind load docker-image --name fedlearn $$image:$(VERSION) || exit 1; done
+	@$(MAKE) --no-print-directory install
+
+.PHONY: minikube-up
+minikube-up: images ## the images and the chart on a local minikube
+	@minikube status >/dev/null 2>&1 || minikube start --memory 6g
+	@for image in $(IMAGES); do minikube image load $$image:$(VERSION) || exit 1; done
+	@$(MAKE) --no-print-directory install
+
+.PHONY: install
+install: ## the chart into the current cluster, in a namespace that enforces restricted pods
+	@kubectl get namespace $(NAMESPACE) >/dev/null 2>&1 || kubectl create namespace $(NAMESPACE)
+	@kubectl label namespace $(NAMESPACE) --overwrite pod-security.kubernetes.io/enforce=restricted >/dev/null
+	@helm upgrade --install fedlearn charts/fedlearn --namespace $(NAMESPACE) --wait --timeout 10m
+	@kubectl get pods --namespace $(NAMESPACE)
+
 # --- figures
 
 .PHONY: bench
