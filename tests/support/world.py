@@ -116,11 +116,12 @@ class World:
         os.kill(service.process.pid, signal.SIGKILL)
         assert service.process.wait(10)
 
-    def restart(self, role: str, **settings: str) -> None:
+    def restart(self, *roles: str, **settings: str) -> None:
         """Start the server or the aggregator again, with its environment and what `settings` change, and wait for it."""
-        earlier: Service = getattr(self, role)
-        log = earlier.log.with_name(f"{role}-{earlier.process.pid}.log")
-        setattr(self, role, self.services.add(start_program(role, [role], {**self.environments[role], **settings}, log)))
+        for role in roles:
+            earlier: Service = getattr(self, role)
+            log = earlier.log.with_name(f"{role}-{earlier.process.pid}.log")
+            setattr(self, role, self.services.add(start_program(role, [role], {**self.environments[role], **settings}, log)))
         self.wait_until_ready()
 
     def logs(self, role: str) -> list[dict[str, Any]]:
