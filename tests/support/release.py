@@ -10,6 +10,7 @@ from typing import Any
 import helm_python
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
+from urllib3.exceptions import HTTPError
 
 from fedlearn.protocol.messages import FleetView, RoundView, VersionView
 from support.chart import CHART
@@ -118,8 +119,9 @@ class Release:
         return [pod for pod in self.pods(component) if pod.metadata.deletion_timestamp is None and _is_ready(pod)]
 
     def wait_until_ready(self, component: str, number: int) -> None:
+        """Wait until the component is rolled out and has so many pods, all ready."""
         wait_for(
-            lambda: len(self.ready(component)) == number == len(self.pods(component)),
+            lambda: self._is_rolled_out(component) and len(self.ready(component)) == number == len(self.pods(component)),
             f"{number} ready pods of {component}",
             PATIENCE_SECONDS,
         )
@@ -148,14 +150,29 @@ class Release:
         found = self.cluster.core.list_namespaced_secret(self.namespace).items
         return {secret.metadata.name: secret.data for secret in found if secret.type == "Opaque"}
 
+    def _is_rolled_out(self, component: str) -> bool:
+        """What `kubectl rollout status` waits for."""
+        apps, name = self.cluster.apps, f"{NAME}-{component}"
+        if component in ("server", "evaluator"):
+            found = apps.read_namespaced_deployment(name, self.namespace)
+            return found.status.observed_generation == found.metadata.generation and (
+                found.status.updated_replicas == found.status.ready_replicas == found.spec.replicas
+            )
+        found = apps.read_namespaced_stateful_set(name, self.namespace)
+        return found.status.observed_generation == found.metadata.generation and (
+            found.status.current_revision == found.status.update_revision
+        )
+
     # --- as the server tells it
 
     def ask(self, path: str) -> Any:
         """GET from the server, by way of the cluster's API; None while it does not answer."""
         try:
             answer = self.cluster.core.connect_get_namespaced_service_proxy_with_path(
-                f"{NAME}-server:8000", self.namespace, path.lstrip("/"), _preload_content=False, _request_timeout=(5, 60)
+                f"{NAME}-server:8000", self.namespace, path.lstrip("/"), _preload_content=False, _request_timeout=(5, 10)
             )
+        except HTTPError:  # it was sent to a pod that is no more
+            return None
         except ApiException as error:
             if error.status in (404, 500, 502, 503, 504):
                 return None
