@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from kubernetes import client
 
-from support.release import NAME, Cluster, Release
+from fedlearn import __version__
+from support.release import NAME, Cluster, Release, restricted_pod
 
 # no TensorFlow: it is not about learning
 VALUES = {"identity": {"mode": "jwks"}, "device": {"learner": "synthetic"}, "evaluator": {"enabled": False}}
@@ -157,27 +158,8 @@ _DEVICE = {f"app.kubernetes.io/{key}": value for key, value in (("name", NAME), 
 
 
 def _pod(account: str, audience: str, script: str) -> Mapping[str, Any]:
-    """A restricted pod that runs a script on the server's image, with a device's labels: the network lets it through."""
-    container = {
-        "name": "ask",
-        "image": "fedlearn-server:0.1.0",
-        "command": ["python", "-c", script],
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-        "volumeMounts": [{"name": "token", "mountPath": "/token"}],
-    }
+    """A pod that runs a script on the server's image, with a token, and with a device's labels: the network lets it through."""
     token = {"serviceAccountToken": {"audience": audience, "path": "token"}}
-    return {
-        "metadata": {"name": "ask", "labels": _DEVICE},
-        "spec": {
-            "serviceAccountName": account,
-            "automountServiceAccountToken": False,
-            "restartPolicy": "Never",
-            "securityContext": {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
-            "containers": [container],
-            "volumes": [{"name": "token", "projected": {"sources": [token], "defaultMode": 0o444}}],
-        },
-    }
+    volume = {"name": "token", "projected": {"sources": [token]}}
+    command = ["python", "-c", script]
+    return restricted_pod(f"fedlearn-server:{__version__}", command, volume, "/token", account=account, labels=_DEVICE)

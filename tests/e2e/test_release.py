@@ -108,6 +108,16 @@ class TestScaling:
         assert "which stays" in said
 
 
+def test_a_drain_takes_a_few_devices_at_a_time_and_no_round(release: Release) -> None:
+    """`kubectl drain` evicts pods; of a fleet of three the budget lets one go, and the round goes on without it."""
+    caught = release.wait_for_round(lambda view: reporting(view) and view.seconds < 2, "a round that has just begun")
+    assert release.evict("fedlearn-device-0")
+    assert not release.evict("fedlearn-device-1")
+    ended = release.wait_for_round(lambda view: view.round == caught.round and view.phase == "committed", "its commit")
+    assert ended.seconds < DEADLINE_SECONDS / 2
+    release.wait_until_ready("device", 3)
+
+
 class TestDeath:
     @pytest.mark.parametrize("component", ["server", "aggregator", "storage", "device"])
     def test_of_a_pod_costs_no_round(self, release: Release, component: str, figures: dict[str, float]) -> None:

@@ -133,6 +133,17 @@ class Release:
         self.cluster.core.delete_namespaced_pod(name, self.namespace)
         return str(name)
 
+    def evict(self, pod: str) -> bool:
+        """As `kubectl drain` does; False where a disruption budget does not allow it now."""
+        eviction = client.V1Eviction(metadata=client.V1ObjectMeta(name=pod, namespace=self.namespace))
+        try:
+            self.cluster.core.create_namespaced_pod_eviction(pod, self.namespace, eviction)
+        except ApiException as error:
+            if error.status == 429:
+                return False
+            raise
+        return True
+
     def scale_devices(self, number: int) -> None:
         """As `kubectl scale` does."""
         self.cluster.apps.patch_namespaced_stateful_set_scale(f"{NAME}-device", self.namespace, {"spec": {"replicas": number}})
@@ -217,6 +228,45 @@ class Release:
             assert time.monotonic() < give_up, f"waited {PATIENCE_SECONDS:.0f} s in vain for {what}"
             time.sleep(0.2)
         return found
+
+
+def restricted_pod(
+    image: str,
+    command: Sequence[str],
+    volume: Manifest,
+    mounted_at: str,
+    *,
+    account: str = "default",
+    labels: Mapping[str, str] | None = None,
+) -> Manifest:
+    """A pod that Pod Security "restricted" admits, with one volume."""
+    container = {
+        "name": "main",
+        "image": image,
+        "command": list(command),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [{"name": volume["name"], "mountPath": mounted_at}, {"name": "tmp", "mountPath": "/tmp"}],
+    }
+    return {
+        "metadata": {"name": "by-hand", "labels": dict(labels or {})},
+        "spec": {
+            "serviceAccountName": account,
+            "automountServiceAccountToken": False,
+            "restartPolicy": "Never",
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 10001,
+                "fsGroup": 10001,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [container],
+            "volumes": [volume, {"name": "tmp", "emptyDir": {}}],
+        },
+    }
 
 
 def _is_ready(pod: Any) -> bool:
