@@ -9,7 +9,7 @@ KINDS = {**SERVICES, **GROUPS}
 
 
 def test_the_page_is_current() -> None:
-    assert PAGE.read_text() == page(), "run: .venv/bin/python tests/support/settings_page.py"
+    assert PAGE.read_text() == page(), "run: make docs"
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
