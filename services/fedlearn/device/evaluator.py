@@ -23,7 +23,7 @@ from fedlearn.protocol.messages import Evaluation, EvaluationJob
 from fedlearn.telemetry.logs import about, log, set_up_logs
 
 _log = log(__name__)
-_WAIT_SECONDS = 30.0
+_WAIT_SECONDS, _FIRST_WAIT_SECONDS = 30.0, 1.0
 _AFTER_FAILURE_SECONDS = 2.0
 
 
@@ -38,7 +38,9 @@ class Evaluator:
         """Until cancelled; a version that can't be scored now is asked for again."""
         while True:
             try:
-                job = await self._workshop.server.next_evaluation(self._dataset, _WAIT_SECONDS)
+                # the first answer comes soon, since it is what readiness waits for
+                wait_seconds = _WAIT_SECONDS if self.connected else _FIRST_WAIT_SECONDS
+                job = await self._workshop.server.next_evaluation(self._dataset, wait_seconds)
                 self.connected = True
                 if job is not None:
                     with about(task=job.task, version=job.model.version):

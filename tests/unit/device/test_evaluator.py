@@ -109,6 +109,28 @@ async def test_readiness_falls_when_the_server_does_not_answer() -> None:
         assert not evaluating.connected
 
 
+class Idle(PlayedServer):
+    """Has nothing to score, and says so once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float] = []
+
+    async def next_evaluation(self, dataset: str, wait_seconds: float) -> EvaluationJob | None:
+        self.waits.append(wait_seconds)
+        if len(self.waits) > 1:
+            await asyncio.Event().wait()
+        return None
+
+
+async def test_readiness_does_not_wait_until_there_is_something_to_score() -> None:
+    server = Idle()
+    async with running(server) as evaluating:
+        await until(lambda: len(server.waits) == 2)
+        assert evaluating.connected
+    assert server.waits == [1.0, 30.0]
+
+
 class Diverged(SyntheticLearner):
     def evaluate(self, weights: Weights, examples: Examples) -> Any:
         return {"loss": float("nan"), "accuracy": 0.1}
