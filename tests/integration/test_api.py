@@ -3,7 +3,9 @@
 import hashlib
 import itertools
 import json
+import os
 import re
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -333,37 +335,36 @@ def test_a_service_is_alive_and_ready(world: World, service: str) -> None:
         assert client.get("/readyz").json() == {"status": "ready"}
 
 
-def test_an_aggregator_without_its_storage_is_alive_and_not_ready_until_it_is_back(tmp_path: Path) -> None:
-    with LocalStorage(tmp_path / "storage") as storage:
-        world = World.start(tmp_path, storage)
-        try:
-            storage.kill()
-            with httpx.Client(base_url=world.aggregator_url, trust_env=False) as client:
-                answer = client.get("/readyz")
-                problem(answer, Code.STORAGE_UNAVAILABLE)
-                assert answer.elapsed.total_seconds() < 5, "a probe would not have waited for it"
-                assert client.get("/healthz").is_success
-            assert httpx.get(f"{world.server_url}/readyz", trust_env=False).is_success, "it can do without for a while"
-            storage.start()
-            world.aggregator.wait_until_answering(f"{world.aggregator_url}/readyz")
-        finally:
-            world.stop()
-
-
-def test_a_server_without_its_database_is_alive_and_not_ready(storage: LocalStorage, tmp_path: Path) -> None:
-    world = World.start(tmp_path, storage)
+def test_an_aggregator_whose_storage_hangs_is_alive_and_says_at_once_that_it_is_not_ready(
+    world: World, storage: LocalStorage
+) -> None:
+    os.kill(storage.pid, signal.SIGSTOP)
     try:
-        with closing(sqlite3.connect(tmp_path / "server.db")) as database, database:
-            database.execute("ALTER TABLE tasks RENAME TO gone")
-        with httpx.Client(base_url=world.server_url, trust_env=False) as client:
+        with httpx.Client(base_url=world.aggregator_url, trust_env=False) as client:
+            answer = client.get("/readyz")
+            problem(answer, Code.STORAGE_UNAVAILABLE)
+            assert answer.elapsed.total_seconds() < 5, "a probe would not have waited for it"
+            assert client.get("/healthz").is_success
+        assert httpx.get(f"{world.server_url}/readyz", trust_env=False).is_success, "it can do without for a while"
+    finally:
+        os.kill(storage.pid, signal.SIGCONT)
+    world.aggregator.wait_until_answering(f"{world.aggregator_url}/readyz")
+
+
+def test_a_server_without_its_database_is_alive_and_not_ready(world: World) -> None:
+    def rename(table: str, to: str) -> None:
+        with closing(sqlite3.connect(world.deployment.directory / "server.db")) as database, database:
+            database.execute(f"ALTER TABLE {table} RENAME TO {to}")
+
+    with httpx.Client(base_url=world.server_url, trust_env=False) as client:
+        rename("tasks", to="gone")
+        try:
             problem(client.get("/readyz"), Code.DATABASE_UNAVAILABLE)
             problem(client.get("/v1/tasks"), Code.DATABASE_UNAVAILABLE)
             assert client.get("/healthz").is_success
-            with closing(sqlite3.connect(tmp_path / "server.db")) as database, database:
-                database.execute("ALTER TABLE gone RENAME TO tasks")
-            assert client.get("/readyz").is_success
-    finally:
-        world.stop()
+        finally:
+            rename("gone", to="tasks")
+        assert client.get("/readyz").is_success
 
 
 # --- metrics

@@ -326,6 +326,8 @@ async def test_a_round_that_the_aggregator_still_holds_after_its_end_is_swept(de
     await later.coordinator.start()
     assert await refused(later.coordinator.tell(round_.id, counted(A))) is Code.ROUND_CLOSED
     await later.coordinator.sweep(round_.id)
+    async with asyncio.timeout(2):
+        await later.coordinator.changed(TaskId("t"), 60)
     await until(lambda: later.aggregator.swept == [round_.id])
     await later.coordinator.stop()
 
