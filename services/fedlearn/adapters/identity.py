@@ -39,6 +39,10 @@ class Caller:
 class IdentityVerifier(Protocol):
     """Checks tokens of one audience: that of the service that receives them. It may block, and is safe for threads."""
 
+    def kept(self, token: str) -> Caller | None:
+        """Who calls with this bearer token, if it was verified a moment ago; never blocks."""
+        ...
+
     def verify(self, token: str) -> Caller:
         """Who calls with this bearer token.
 
@@ -75,6 +79,9 @@ class JwksVerifier:
         self._keys = KeySet(fetch, algorithms=ALGORITHMS, unavailable=Code.IDENTITY_UNAVAILABLE)
         self._audience, self._issuer = audience, issuer
         self._cache = TokenCache(self._look, clock)
+
+    def kept(self, token: str) -> Caller | None:
+        return self._cache.kept(token)
 
     def verify(self, token: str) -> Caller:
         return self._cache.find(token)

@@ -55,6 +55,7 @@ class OpenRound:
         self.counted = asyncio.Event()
         self.closing: asyncio.Task[None] | None = None
         self.published = False
+        self.closed_before = False
         self.folds: set[asyncio.Task[None]] = set()
         self.work: set[asyncio.Task[None]] = set()
 
@@ -258,6 +259,7 @@ class Rounds:
         round_ = self._begin(Folding(descriptor, read_plan(json.dumps(descriptor.plan)), key, self._updates))
         _log.info("round recovered", round=str(round_id))
         if await self._in_thread(self._updates.size, close_key(round_id)) is not None:
+            round_.closed_before = True
             self._close(round_)
         else:
             await self._fold_stored(round_, wait=False)
@@ -320,7 +322,20 @@ class Rounds:
                 await self._tell_failure(round_.id, refusal)
 
     async def _result(self, round_: OpenRound) -> RoundResult:
-        record = await self._close_record(round_)
+        if round_.closed_before:
+            return await self._publish(round_, await self._close_record(round_.id))
+        await self._fold_stored(round_, wait=True)
+        record = CloseRecord(contributors=dict(round_.folding.counts().folded))
+        # the model may be written beside its record: it counts only once it is reported, and that comes after both
+        written, result = await asyncio.gather(
+            self._in_thread(self._updates.put_once, close_key(round_.id), record.model_dump_json().encode()),
+            self._publish(round_, record),
+        )
+        if not written and (earlier := await self._close_record(round_.id)) != record:
+            return await self._publish(round_, earlier)
+        return result
+
+    async def _publish(self, round_: OpenRound, record: CloseRecord) -> RoundResult:
         if len(record.contributors) < self._min_cohort:
             raise Refusal(
                 Code.COHORT_TOO_SMALL,
@@ -332,14 +347,8 @@ class Rounds:
             self._publisher.publish, folding.descriptor, folding.plan, total, sorted(record.contributors)
         )
 
-    async def _close_record(self, round_: OpenRound) -> CloseRecord:
-        key = close_key(round_.id)
-        if await self._in_thread(self._updates.size, key) is None:
-            await self._fold_stored(round_, wait=True)
-            record = CloseRecord(contributors=dict(round_.folding.counts().folded))
-            if await self._in_thread(self._updates.put_once, key, record.model_dump_json().encode()):
-                return record
-        return CloseRecord.model_validate_json(await self._in_thread(self._updates.get, key))
+    async def _close_record(self, round_id: RoundId) -> CloseRecord:
+        return CloseRecord.model_validate_json(await self._in_thread(self._updates.get, close_key(round_id)))
 
     async def _tell_failure(self, round_id: RoundId, refusal: Refusal) -> None:
         try:

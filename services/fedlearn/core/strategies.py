@@ -25,4 +25,7 @@ class FedAvg:
         self.learning_rate = learning_rate
 
     def step(self, weights: Vector, mean_delta: npt.NDArray[np.float64]) -> Vector:
-        return (weights + self.learning_rate * mean_delta).astype(np.float32)
+        moved = np.empty_like(weights)
+        step = mean_delta if self.learning_rate == 1.0 else self.learning_rate * mean_delta
+        # added in float64 and rounded once, without a float64 vector in between
+        return np.add(weights, step, out=moved, dtype=np.float64, casting="unsafe")

@@ -38,6 +38,9 @@ class TokenReviewVerifier:
         self._reviews, self._audience = AuthenticationV1Api(api), audience
         self._cache = TokenCache(self._look, clock)
 
+    def kept(self, token: str) -> Caller | None:
+        return self._cache.kept(token)
+
     def verify(self, token: str) -> Caller:
         return self._cache.find(token)
 
