@@ -19,7 +19,8 @@ from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.tickets import TicketSigner, make_signing_key
 from fedlearn.server.coordinator import Coordinator
 from fedlearn.server.fleet import Fleet
-from fedlearn.server.runner import Surroundings, TaskRunner
+from fedlearn.server.runner import TaskRunner
+from fedlearn.server.surroundings import Surroundings
 from support.world import small_plan
 
 PLAN = small_plan()

@@ -25,7 +25,7 @@ from fedlearn.server.routes.devices import device_routes
 from fedlearn.server.routes.evaluator import evaluator_routes
 from fedlearn.server.routes.fleet import fleet_routes
 from fedlearn.server.routes.operators import operator_routes
-from fedlearn.server.runner import Surroundings
+from fedlearn.server.surroundings import Surroundings
 from fedlearn.telemetry.logs import set_up_logs
 
 AUDIENCE = "fedlearn-server"

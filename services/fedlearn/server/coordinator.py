@@ -12,7 +12,8 @@ from fedlearn.core.rounds import OUTSTANDING, Event, Standing
 from fedlearn.protocol.messages import Assignment, CheckIn
 from fedlearn.protocol.plans import Plan, read_plan
 from fedlearn.server.fleet import has_uploaded
-from fedlearn.server.runner import Surroundings, TaskRunner, sweep_round
+from fedlearn.server.runner import TaskRunner, sweep_round
+from fedlearn.server.surroundings import Surroundings
 from fedlearn.telemetry import metrics
 from fedlearn.telemetry.logs import log
 

@@ -7,26 +7,22 @@ goes on in the phase that is stored there. All events that have gathered are app
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import ParamSpec, Protocol, TypeVar
-
-import numpy as np
+from typing import ParamSpec, TypeVar
 
 from fedlearn.adapters.http import persist, spawn
 from fedlearn.core import rounds
 from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId
-from fedlearn.core.ports import Clock, ObjectStore, RoundStore, Task
+from fedlearn.core.ports import Task
 from fedlearn.core.rounds import OUTSTANDING, Effect, Event, Phase, Round
 from fedlearn.core.selection import choose
 from fedlearn.protocol.messages import Assignment
 from fedlearn.protocol.plans import Plan
-from fedlearn.protocol.tickets import TicketSigner
 from fedlearn.server.assignments import Assigner
-from fedlearn.server.fleet import Fleet
 from fedlearn.server.inbox import Inbox, Word
+from fedlearn.server.observation import observe
 from fedlearn.server.peers import AggregatorClient
-from fedlearn.telemetry import metrics
+from fedlearn.server.surroundings import Surroundings
 from fedlearn.telemetry.logs import about, log
 
 _log = log(__name__)
@@ -36,27 +32,6 @@ _CLOSE_AGAIN_SECONDS = 5.0
 _SWEEP_PATIENCE_SECONDS = 600.0
 _CONFLICT_PAUSE_SECONDS = 1.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
-
-
-class RoundListener(Protocol):
-    """Hears how rounds end. It has to return at once; what it raises is logged, and no round fails with it."""
-
-    def ended(self, round_: Round) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What every runner works with."""
-
-    store: RoundStore
-    models: ObjectStore
-    fleet: Fleet
-    aggregator: AggregatorClient
-    signer: TicketSigner
-    clock: Clock
-    rng: np.random.Generator
-    ticket_grace_seconds: float
-    listeners: tuple[RoundListener, ...] = ()
 
 
 class TaskRunner:
@@ -317,7 +292,7 @@ class TaskRunner:
         if round_.phase is Phase.SELECTION:
             self._assigner = None
         if before is None or before.id != round_.id or before.phase is not round_.phase:
-            _observe(before, round_)
+            observe(before, round_)
             if round_.phase.ended:
                 self._tell_listeners(round_)
         self.announce()
@@ -393,17 +368,3 @@ async def sweep_round(aggregator: AggregatorClient, round_id: RoundId) -> None:
     except (Refusal, Outage) as error:
         detail = f"{error.detail} The aggregator sweeps it when it recovers, or opens the next round."
         _log.warning("round not swept", round=str(round_id), code=error.code, detail=detail)
-
-
-def _observe(before: Round | None, after: Round) -> None:
-    if before is not None and before.id == after.id and before.phase in after.phase_seconds:
-        metrics.PHASE_SECONDS.labels(before.phase).observe(after.phase_seconds[before.phase])
-    if not after.phase.ended:
-        _log.info("phase", phase=after.phase, devices=len(after.participants))
-        return
-    metrics.ROUNDS.labels(after.phase, after.reason or "").inc()
-    for participant in after.participants.values():
-        metrics.PARTICIPANTS.labels(participant.standing).inc()
-    if after.aggregate is not None:
-        metrics.MODEL_VERSION.set(after.aggregate.model.version)
-    _log.info("round ended", outcome=after.phase, reason=after.reason, seconds=round(after.phase_since - after.opened_at, 3))

@@ -3,7 +3,7 @@ from dataclasses import replace
 from fedlearn.adapters.database import DatabaseRoundStore
 from fedlearn.core.rounds import Phase, Round
 from fedlearn.server.coordinator import Coordinator
-from fedlearn.server.runner import RoundListener
+from fedlearn.server.surroundings import RoundListener
 from support.desk import Desk, until
 
 
