@@ -6,6 +6,7 @@ The tests share it, and come in this order.
 import time
 
 import pytest
+from helm_python import HelmError
 
 from fedlearn.protocol.messages import RoundView
 from support.release import Release
@@ -154,6 +155,14 @@ class TestUpgrade:
         started = {pod.metadata.name: pod.metadata.uid for pod in release.pods()}
         release.upgrade({**VALUES, "logLevel": "DEBUG", "server": {"maxCheckinSeconds": 20}})
         assert {pod.metadata.name: pod.metadata.uid for pod in release.pods()} == started
+
+    def test_that_would_change_a_running_task_fails_and_says_so(self, release: Release) -> None:
+        with pytest.raises(HelmError):
+            release.upgrade({"task": {**VALUES["task"], "learningRate": 0.2}})
+        (pod,) = release.hook_pods("task")
+        said = release.cluster.core.read_namespaced_pod_log(pod.metadata.name, release.namespace)
+        assert "There is a task mnist-2nn already; choose another name." in said
+        release.next_version()
 
 
 class TestUninstalling:

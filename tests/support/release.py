@@ -18,6 +18,7 @@ from support.world import wait_for
 
 NAME = "fedlearn"
 PATIENCE_SECONDS = 300.0
+_HOOKS = ("task", "test")
 Manifest = Mapping[str, Any]
 
 
@@ -110,9 +111,14 @@ class Release:
 
     def pods(self, component: str | None = None) -> list[Any]:
         """The release's pods, those of hooks left out."""
+        return [pod for pod in self._pods(component) if pod.metadata.labels["app.kubernetes.io/component"] not in _HOOKS]
+
+    def hook_pods(self, component: str) -> list[Any]:
+        return self._pods(component)
+
+    def _pods(self, component: str | None) -> list[Any]:
         selector = f"app.kubernetes.io/instance={NAME}" + (f",app.kubernetes.io/component={component}" if component else "")
-        found = self.cluster.core.list_namespaced_pod(self.namespace, label_selector=selector).items
-        return [pod for pod in found if pod.metadata.labels["app.kubernetes.io/component"] not in ("task", "test")]
+        return self.cluster.core.list_namespaced_pod(self.namespace, label_selector=selector).items  # type: ignore[no-any-return]
 
     def ready(self, component: str | None = None) -> list[Any]:
         """Those that are ready and not on their way out."""
