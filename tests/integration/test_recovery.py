@@ -119,14 +119,17 @@ def test_devices_get_their_assignment_again_from_a_server_that_is_back(trial: Tr
     committed_once_and_exactly(trial, updates)
 
 
-def test_a_server_killed_between_close_and_result_asks_for_it_again(trial: Trial, three: Three) -> None:
+@pytest.mark.parametrize("heard", [True, False], ids=["close heard", "close not heard"])
+def test_a_server_killed_between_close_and_result_gets_it_when_it_is_back(trial: Trial, three: Three, heard: bool) -> None:
     devices, assignments, updates = three
     with paused(trial.world, "aggregator"):
         devices[2].drop_out(assignments[2], Code.TRAINING_FAILED)
         trial.reach(1, "aggregation")
         trial.world.kill("server")
+        if not heard:
+            trial.world.kill("aggregator")
     assert stored(trial).phase is Phase.AGGREGATION
-    trial.world.restart("server")
+    trial.world.restart(*(("server",) if heard else ("aggregator", "server")))
     committed_once_and_exactly(trial, updates[:2])
 
 
