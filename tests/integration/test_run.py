@@ -8,8 +8,9 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -18,10 +19,23 @@ from support.world import wait_for
 PORTS = ["--server-port", "0", "--aggregator-port", "0", "--storage-port", "0"]
 
 
+@pytest.fixture(autouse=True)
+def _nothing_outlives_its_test() -> Iterator[None]:
+    yield
+    for run in Run.started:
+        if run.process.poll() is None:
+            run.process.kill()  # and all that it has started, see below
+            run.process.communicate()
+    Run.started.clear()
+
+
 class Run:
     """A running `fedlearn`, whose processes are known by a variable that all of them inherit."""
 
+    started: ClassVar[list["Run"]] = []
+
     def __init__(self, *arguments: str, **environment: str) -> None:
+        self.started.append(self)
         self.mark = f"FEDLEARN_TEST_RUN={uuid.uuid4()}"
         name, value = self.mark.split("=")
         self.process = subprocess.Popen(
@@ -33,7 +47,7 @@ class Run:
             start_new_session=True,
         )
 
-    def end(self, seconds: float = 120) -> tuple[int, str, str]:
+    def end(self, seconds: float = 180) -> tuple[int, str, str]:
         """Exit code, standard output and standard error."""
         out, err = self.process.communicate(timeout=seconds)
         return self.process.returncode, out, err
@@ -105,11 +119,11 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 def test_an_interruption_at_any_moment_leaves_no_process_behind(tmp_path: Path, moment: str, signal_: signal.Signals) -> None:
     out = tmp_path / "run"
     run = Run("run", "--devices", "2", "--rounds", "50", "--out", str(out), *PORTS)
-    wait_for(lambda: MOMENTS[moment](out), moment)
+    wait_for(lambda: MOMENTS[moment](out), moment, seconds=120)
     if moment == "before anything":
         time.sleep(0.05)
     run.process.send_signal(signal_)
-    code, _, errors = run.end(30)
+    code, _, errors = run.end()
     assert code != 0
     # an interpreter that has not reached our code yet speaks for itself
     assert moment == "before anything" or errors == "Stopped.\n"
@@ -118,11 +132,11 @@ def test_an_interruption_at_any_moment_leaves_no_process_behind(tmp_path: Path, 
 
 def test_a_launcher_that_is_killed_takes_everything_with_it(tmp_path: Path) -> None:
     run = Run("run", "--devices", "2", "--rounds", "50", "--out", str(tmp_path / "run"), *PORTS)
-    wait_for(lambda: selecting(tmp_path / "run"), "the first round")
+    wait_for(lambda: selecting(tmp_path / "run"), "the first round", seconds=120)
     assert len(run.processes()) > 5
     run.process.kill()
     run.process.communicate()
-    wait_for(lambda: run.processes() == [], "all processes to be gone", seconds=5)
+    wait_for(lambda: run.processes() == [], "all processes to be gone", seconds=10)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +157,7 @@ def test_a_launcher_that_is_killed_takes_everything_with_it(tmp_path: Path) -> N
 )
 def test_a_bad_option_is_one_sentence_that_names_it(arguments: list[str], named: str, tmp_path: Path) -> None:
     run = Run("run", "--out", str(tmp_path / "run"), *PORTS, *arguments)
-    code, _, errors = run.end(30)
+    code, _, errors = run.end()
     assert code != 0
     assert named in errors
     assert "Traceback" not in errors
@@ -157,7 +171,7 @@ def test_a_busy_port_is_one_sentence(option: str, tmp_path: Path) -> None:
         other.listen()
         port = str(other.getsockname()[1])
         run = Run("run", "--out", str(tmp_path / "run"), *PORTS, option, port)
-        code, _, errors = run.end(30)
+        code, _, errors = run.end()
     assert code == 1
     assert errors.startswith(f"fedlearn: Port {port} on 127.0.0.1 is taken")
     assert errors.count("\n") == 1
@@ -166,7 +180,7 @@ def test_a_busy_port_is_one_sentence(option: str, tmp_path: Path) -> None:
 
 def test_a_directory_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("precious")
-    code, _, errors = Run("run", "--out", str(tmp_path), *PORTS).end(30)
+    code, _, errors = Run("run", "--out", str(tmp_path), *PORTS).end()
     assert (code, "not empty" in errors) == (1, True)
     assert (tmp_path / "mine").read_text() == "precious"
 
@@ -176,7 +190,7 @@ def test_a_storage_that_does_not_start_is_one_sentence(tmp_path: Path) -> None:
     broken.mkdir()
     (broken / "sitecustomize.py").write_text("import fedlearn.local.storage as s\ns._program = lambda: '/bin/false'\n")
     run = Run("run", "--out", str(tmp_path / "run"), *PORTS, PYTHONPATH=str(broken))
-    code, _, errors = run.end(30)
+    code, _, errors = run.end()
     assert code == 1
     assert errors.startswith("fedlearn: The object storage")
     assert errors.count("\n") == 1
@@ -185,7 +199,7 @@ def test_a_storage_that_does_not_start_is_one_sentence(tmp_path: Path) -> None:
 
 def test_a_service_that_dies_ends_the_run_with_its_name(tmp_path: Path) -> None:
     run = Run("run", "--devices", "2", "--rounds", "50", "--out", str(tmp_path / "run"), *PORTS)
-    wait_for(lambda: selecting(tmp_path / "run"), "the first round")
+    wait_for(lambda: selecting(tmp_path / "run"), "the first round", seconds=120)
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             mine = run.mark.encode() in (entry / "environ").read_bytes()
@@ -193,6 +207,6 @@ def test_a_service_that_dies_ends_the_run_with_its_name(tmp_path: Path) -> None:
                 os.kill(int(entry.name), signal.SIGKILL)
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-    code, _, errors = run.end(30)
+    code, _, errors = run.end()
     assert (code, errors.startswith("fedlearn: The aggregator has ended by itself")) == (1, True)
     assert run.processes() == []
