@@ -11,7 +11,7 @@ from fedlearn.adapters.operator import OperatorClient
 from fedlearn.cli.tasks import app
 from fedlearn.core.errors import Code, Refusal, SetupError
 from fedlearn.local.storage import LocalStorage
-from fedlearn.protocol.messages import Assignment, Policy, TaskAccepted, TaskSubmission
+from fedlearn.protocol.messages import Policy, TaskAccepted, TaskSubmission
 from fedlearn.protocol.plans import Plan
 from support.world import HandDevice, World, random_model, random_update, small_plan
 
@@ -106,7 +106,7 @@ class TestWaiting:
     def test_ends_with_a_committed_round(self, world: World) -> None:
         plan = small_plan(dataset="its-own")
         world.submit("committed", plan, goal=2, rounds=1)
-        devices = [world.device(f"waiter-{number}") for number in range(2)]
+        devices = [world.device(f"waiter-{number}", dataset=plan.dataset) for number in range(2)]
         with ThreadPoolExecutor(2) as threads:
             list(threads.map(lambda device: take_part(device, plan), devices))
         world.wait_for_phase("committed", 1, "committed")
@@ -114,7 +114,7 @@ class TestWaiting:
 
 
 def take_part(device: HandDevice, plan: Plan) -> None:
-    assignment = Assignment.model_validate_json(device.check_in(dataset=plan.dataset).content)
+    assignment = device.assignment()
     device.upload(assignment, device.sealed(assignment, random_update(plan, seed=1), plan))
     device.server.close()
     device.aggregator.close()

@@ -31,7 +31,7 @@ def jwks(tmp_path: Path) -> Path:
 
 
 def bearer(account: str = "fedlearn-device", *, issuer: LocalIssuer = ISSUER, audience: str = AUDIENCE) -> str:
-    return f"Bearer {issuer.mint(account, 'fedlearn-device-0', audience, 60)}"
+    return f"Bearer {issuer.mint(account, 'fedlearn-device-0', audience, 3600)}"
 
 
 async def admit(settings: IdentitySettings, authorization: str | None) -> Caller:
