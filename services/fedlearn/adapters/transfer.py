@@ -1,6 +1,7 @@
 """A device's way to object storage: GET and PUT by signed URLs, without a credential, from a thread."""
 
 import hashlib
+from urllib.parse import urlsplit
 
 import urllib3
 
@@ -57,7 +58,10 @@ class SignedTransfer:
         try:
             response = self._pool.request(method, url, body=body, headers=headers)
         except urllib3.exceptions.HTTPError as error:
-            raise Outage(Code.STORAGE_UNAVAILABLE, f"The object storage does not answer: {error}.") from error
+            # never the URL: whoever reads it in a log, or in the word of a drop-out, could use it
+            reason = getattr(error, "reason", None) or type(error).__name__
+            where = urlsplit(url).netloc
+            raise Outage(Code.STORAGE_UNAVAILABLE, f"The object storage at {where} does not answer: {reason}.") from error
         if response.status >= 500:
             raise Outage(Code.STORAGE_UNAVAILABLE, f"The object storage answers {response.status}.")
         return response

@@ -96,7 +96,8 @@ class Agent:
                 await self._drop_out(round_id, error.code, error.detail)
         except Exception as error:
             _log.exception("drops out by an unforeseen failure")
-            await self._drop_out(round_id, Code.INTERNAL, repr(error))
+            # its words stay here: they may quote the data that made it
+            await self._drop_out(round_id, Code.INTERNAL, f"{type(error).__name__}: the device's log says more.")
 
     async def _drop_out(self, round_id: RoundId, code: Code, detail: str) -> None:
         told = DropOut(slot=self._home.slot, code=code, detail=detail[:1000])

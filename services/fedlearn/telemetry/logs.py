@@ -51,8 +51,9 @@ def set_up_logs(service: str, level: str = "INFO", stream: TextIO | None = None)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for chatty in ("httpx", "httpcore", "botocore", "boto3", "urllib3", "s3transfer", "alembic"):
+    for chatty in ("httpx", "httpcore", "botocore", "boto3", "s3transfer", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # its warnings of retries name signed URLs, which are secrets
     for library in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(library)
         logger.handlers.clear()

@@ -220,7 +220,7 @@ class Failing(SyntheticLearner):
 
 
 class Broken(Failing):
-    error = ZeroDivisionError("unforeseen")
+    error = ZeroDivisionError("a secret of the data")
 
 
 @pytest.mark.parametrize(("learner", "code"), [(Failing, Code.TRAINING_FAILED), (Broken, Code.INTERNAL)])
@@ -230,6 +230,7 @@ async def test_a_device_that_can_not_train_drops_out_and_takes_part_again(learne
     async with running(services, learner):
         await settle(services)
     assert [dropout.code for dropout in services.dropped] == [code, code]
+    assert "secret" not in services.dropped[0].detail, "what the data made it say is nobody else's business"
     assert [round_id.number for round_id, _ in services.accepted] == [7, 8]
 
 
