@@ -10,8 +10,13 @@ from kubernetes import client
 from fedlearn import __version__
 from support.release import NAME, Cluster, Release, restricted_pod
 
-# no TensorFlow: it is not about learning
-VALUES = {"identity": {"mode": "jwks"}, "device": {"learner": "synthetic"}, "evaluator": {"enabled": False}}
+# no TensorFlow, since it is not about learning; and rounds without end, since they take no time then
+VALUES = {
+    "identity": {"mode": "jwks"},
+    "task": {"rounds": None},
+    "device": {"learner": "synthetic"},
+    "evaluator": {"enabled": False},
+}
 MODES = ("jwks", "token_review")
 _ASK = """
 import pathlib, httpx
