@@ -3,6 +3,7 @@
 import itertools
 import statistics
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ def random_vector(parameters: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, 0.05, parameters).astype(np.float32)
 
 
+_LOOK_SECONDS = 1.0  # seldom, since looking takes from the cores that are measured
+
+
 @dataclass(frozen=True)
 class Deployment:
     launcher: Launcher
@@ -44,7 +48,7 @@ class Deployment:
             client.submit(task, plan, model, policy=Policy(goal=devices, min_fraction=1.0), rounds=rounds)
             while client.task(task).state == "running":
                 self.launcher.check()
-                client.current_round(task, wait_seconds=5)
+                time.sleep(_LOOK_SECONDS)
             return client.rounds(task)
 
     def pid(self, name: str) -> int:

@@ -5,10 +5,12 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import aiohttp
 import httpx
 from pydantic import BaseModel, ValidationError
 
@@ -21,6 +23,7 @@ Answer = TypeVar("Answer", bound=BaseModel)
 Result = TypeVar("Result")
 _REREAD_SECONDS = 10.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 5.0
+_IDLE_SECONDS = 60.0  # less than the services keep an idle connection, so that no call meets one that closes
 TICKET_HEADER = "Fedlearn-Ticket"
 
 
@@ -59,18 +62,20 @@ def get_json(url: str, name: str, unreachable: Code) -> Mapping[str, Any]:
     return found
 
 
-def error_in(response: httpx.Response, name: str, unreachable: Code) -> FedlearnError:
-    """The error that an answer without success stands for."""
+def error_in(content: bytes, asked: str, status: int, name: str, unreachable: Code) -> FedlearnError:
+    """The error that an answer without success stands for.
+
+    Args:
+        asked: the request's method and path.
+    """
     try:
-        return error_of(Problem.model_validate_json(response.content))
+        return error_of(Problem.model_validate_json(content))
     except ValidationError:
-        request = response.request
-        detail = f"The {name} answered {request.method} {request.url.path} with {response.status_code} and no problem."
-        return Outage(unreachable, detail)
+        return Outage(unreachable, f"The {name} answered {asked} with {status} and no problem.")
 
 
 class ServiceClient:
-    """A client of the service at `base_url`.
+    """A client of the service at `base_url`, usable inside its `async with`.
 
     Args:
         name: how errors call the service.
@@ -79,17 +84,19 @@ class ServiceClient:
     """
 
     def __init__(self, base_url: str, name: str, *, token: Callable[[], str] | None = None, unreachable: Code) -> None:
-        self._name, self._token, self._unreachable = name, token, unreachable
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=60)
-        self._client = httpx.AsyncClient(base_url=base_url, limits=limits, timeout=30, trust_env=False)
+        self._base_url, self._name, self._token, self._unreachable = base_url.rstrip("/"), name, token, unreachable
+        self._entered = AsyncExitStack()
+        self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_SECONDS)
+        self._session = await self._entered.enter_async_context(aiohttp.ClientSession(connector=connector))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._client.aclose()
+        await self._entered.aclose()
 
     async def call(
         self,
@@ -107,9 +114,9 @@ class ServiceClient:
             Refusal: the service's own, with its code.
             Outage: the service's own, or the client's `unreachable` code when there is no answer.
         """
-        response = await self._send(method, path, body, headers, timeout_seconds)
+        content = await self.fetch(method, path, body, headers=headers, timeout_seconds=timeout_seconds)
         try:
-            return answer.model_validate_json(response.content)
+            return answer.model_validate_json(content)
         except ValidationError as error:
             raise Outage(
                 self._unreachable, f"The {self._name} answered {method} {path} in a form that is not known."
@@ -125,24 +132,29 @@ class ServiceClient:
         timeout_seconds: float = 30.0,
     ) -> bytes:
         """Send one request and return its answer's body (empty for 204); raises as `call`."""
-        return (await self._send(method, path, body, headers, timeout_seconds)).content
-
-    async def _send(
-        self, method: str, path: str, body: BaseModel | None, headers: Mapping[str, str] | None, timeout_seconds: float
-    ) -> httpx.Response:
+        assert self._session is not None
         sent: dict[str, str] = dict(headers or {})
         if self._token is not None:
             sent["Authorization"] = f"Bearer {self._token()}"
-        content = None
+        data = None
         if body is not None:
-            content, sent["Content-Type"] = body.model_dump_json().encode(), "application/json"
+            data, sent["Content-Type"] = body.model_dump_json().encode(), "application/json"
         try:
-            response = await self._client.request(method, path, content=content, headers=sent, timeout=timeout_seconds)
-        except httpx.HTTPError as error:
-            raise Outage(self._unreachable, f"The {self._name} at {self._client.base_url} does not answer: {error}.") from error
-        if response.is_success:
-            return response
-        raise error_in(response, self._name, self._unreachable)
+            async with self._session.request(
+                method,
+                self._base_url + path,
+                data=data,
+                headers=sent,
+                timeout=aiohttp.ClientTimeout(timeout_seconds),
+                allow_redirects=False,
+            ) as response:
+                status, content = response.status, await response.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            reason = str(error) or type(error).__name__
+            raise Outage(self._unreachable, f"The {self._name} at {self._base_url} does not answer: {reason}.") from error
+        if 200 <= status < 300:
+            return content
+        raise error_in(content, f"{method} {path}", status, self._name, self._unreachable)
 
 
 async def persist(action: Callable[[], Awaitable[Result]], *, seconds: float = math.inf) -> Result:

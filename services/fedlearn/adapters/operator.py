@@ -136,7 +136,7 @@ class OperatorClient:
             raise Outage(Code.SERVER_UNREACHABLE, f"The server at {address} does not answer ({error}): is it up?") from error
         if response.is_success:
             return response
-        raise error_in(response, "server", Code.SERVER_UNREACHABLE)
+        raise error_in(response.content, f"{method} {path}", response.status_code, "server", Code.SERVER_UNREACHABLE)
 
 
 def read_token(path: Path) -> str | None:

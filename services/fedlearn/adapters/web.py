@@ -22,6 +22,7 @@ from fedlearn.telemetry.logs import log
 
 _log = log(__name__)
 
+_IDLE_SECONDS = 75  # longer than our callers keep an idle connection
 MAX_BODY_BYTES = 8 * 1024 * 1024
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 Ready = Callable[[], Awaitable[None]]
@@ -204,7 +205,14 @@ def serve(app: FastAPI, listener: socket.socket, *, grace_seconds: int = 10) -> 
 
 async def _serve(app: FastAPI, listener: socket.socket, grace_seconds: int) -> None:
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, timeout_graceful_shutdown=grace_seconds, backlog=4096, server_header=False
+        app,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=grace_seconds,
+        timeout_keep_alive=_IDLE_SECONDS,
+        backlog=4096,
+        proxy_headers=False,
+        server_header=False,
     )
     server = _Server(config, on_stop=app.state.on_stop)
     await server.serve(sockets=[listener])

@@ -4,14 +4,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import structlog
+import uvicorn
 from fastapi import FastAPI, Response
 from pydantic import BaseModel
 
 from fedlearn.adapters.http import ServiceClient, TokenFile, get_json, persist, spawn
-from fedlearn.adapters.web import make_app
+from fedlearn.adapters.web import listen, make_app
 from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal, SetupError
 
 AWAY = Outage(Code.STORAGE_UNAVAILABLE, "It does not answer.")
@@ -26,11 +26,17 @@ class Greeting(BaseModel):
 
 @asynccontextmanager
 async def calling(app: FastAPI, **options: Any) -> AsyncIterator[ServiceClient]:
-    """A client of an app in this process."""
-    async with ServiceClient("http://service", "server", unreachable=Code.SERVER_UNREACHABLE, **options) as client:
-        await client._client.aclose()
-        client._client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")
+    """A client of an app that is served in this process."""
+    listener = listen("127.0.0.1", 0)
+    listener.listen()
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    async with ServiceClient(url, "server", unreachable=Code.SERVER_UNREACHABLE, **options) as client:
         yield client
+    server.should_exit = True
+    await serving
+    listener.close()
 
 
 def app_that(answer: Response | FedlearnError | dict[str, str]) -> FastAPI:
