@@ -119,6 +119,13 @@ def test_an_outage_is_waited_out_for_as_long_as_the_patience_lasts(own: LocalSto
     own.start()
 
 
+def test_a_bucket_that_is_not_there_yet_is_an_outage(own: LocalStorage) -> None:
+    unmade = own.store(Role.ADMINISTRATOR, "fedlearn-unmade")
+    with pytest.raises(Outage, match="no bucket fedlearn-unmade") as outage:
+        unmade.list("")
+    assert outage.value.code is Code.STORAGE_UNAVAILABLE
+
+
 def test_stop_leaves_neither_a_process_nor_a_port_nor_a_socket(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path)
     storage.start()

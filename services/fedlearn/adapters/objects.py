@@ -200,6 +200,9 @@ class S3ObjectStore:
 
     def _refuse(self, key: str, error: ClientError | BotoCoreError) -> NoReturn:
         where = f"{self._bucket}/{key}"
+        if isinstance(error, ClientError) and error.response["Error"].get("Code") == "NoSuchBucket":
+            # a storage that is still being set up, too: it is waited for, as one that does not answer
+            raise Outage(Code.STORAGE_UNAVAILABLE, f"The object storage has no bucket {self._bucket} (yet).") from error
         if isinstance(error, ClientError) and _status(error) == 404:
             raise Refusal(Code.NOT_FOUND, f"There is no object {where}.") from error
         if isinstance(error, NoCredentialsError | PartialCredentialsError):

@@ -96,7 +96,7 @@ class Rounds:
         self._rounds: dict[RoundId, OpenRound] = {}
         self._sweeper = Sweeper(updates, self._threads, upload_seconds)
         self._recovered = False
-        self._probe = Probe(lambda: updates.size("ready"), Code.STORAGE_UNAVAILABLE, "object storage")
+        self._probe = Probe(lambda: updates.list("ready"), Code.STORAGE_UNAVAILABLE, "object storage")
         self._opening = asyncio.Lock()
         self._chores: set[asyncio.Task[None]] = set()
 
