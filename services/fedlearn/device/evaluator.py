@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
@@ -35,7 +35,7 @@ class Evaluator:
         self.connected = False
 
     async def run(self) -> None:
-        """Until cancelled; a version that can't be scored now is asked for again."""
+        """Until cancelled; a version that can't be scored because something is away is asked for again."""
         while True:
             try:
                 # the first answer comes soon, since it is what readiness waits for
@@ -54,14 +54,23 @@ class Evaluator:
                 await asyncio.sleep(_AFTER_FAILURE_SECONDS)
 
     async def _score(self, job: EvaluationJob) -> None:
+        try:
+            figures = await self._figures(job)
+        except Outage:
+            raise
+        except Exception:
+            _log.exception("the version can't be scored: it gets no figures, so that those behind it get theirs")
+            figures = {}
+        # the loss of a model that has diverged is no number, and JSON has none for it
+        evaluation = Evaluation(metrics={name: value for name, value in figures.items() if math.isfinite(value)})
+        await persist(lambda: self._workshop.server.evaluate(TaskId(job.task), job.model.version, evaluation))
+        _log.info("scored", **figures)
+
+    async def _figures(self, job: EvaluationJob) -> Mapping[str, float]:
         workshop, loop = self._workshop, asyncio.get_running_loop()
         tools = await workshop.tools(job.plan_digest)
         weights = await workshop.weights(job.model, job.model_url, tools.plan)
-        figures = await loop.run_in_executor(workshop.compute, tools.learner.evaluate, weights, self._test)
-        # the loss of a model that has diverged is no number, and JSON has none for it
-        evaluation = Evaluation(metrics={name: value for name, value in figures.items() if math.isfinite(value)})
-        await persist(lambda: workshop.server.evaluate(TaskId(job.task), job.model.version, evaluation))
-        _log.info("scored", **figures)
+        return await loop.run_in_executor(workshop.compute, tools.learner.evaluate, weights, self._test)
 
 
 def build_app(settings: EvaluatorSettings) -> FastAPI:

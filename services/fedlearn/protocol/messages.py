@@ -356,4 +356,6 @@ class EvaluationJob(Message):
 
 
 class Evaluation(Message):
-    metrics: Annotated[Figures, Field(min_length=1)]
+    """Figures on the test set; none for a version that can't be scored."""
+
+    metrics: Figures

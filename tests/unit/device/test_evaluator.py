@@ -141,3 +141,31 @@ async def test_a_figure_that_is_no_number_is_left_out() -> None:
     async with running(server, Diverged):
         await until(lambda: server.scored)
     assert server.scored[0][2] == {"accuracy": 0.1}
+
+
+class Fails(SyntheticLearner):
+    def evaluate(self, weights: Weights, examples: Examples) -> Any:
+        raise ValueError("The test set does not fit this model.")
+
+
+async def test_a_version_that_cannot_be_scored_does_not_hold_up_the_next() -> None:
+    server = PlayedServer(JOB, JOB)
+    async with running(server, Fails):
+        await until(lambda: len(server.scored) == 2)
+    assert [figures for _, _, figures in server.scored] == [{}, {}]
+
+
+async def test_a_version_is_asked_for_again_when_the_storage_was_away() -> None:
+    server = PlayedServer(JOB, JOB)
+    away = [Outage(Code.STORAGE_UNAVAILABLE, "It does not answer.")]
+    fetch = server.fetch
+
+    def fetch_later(url: str, *, sha256: str, size_bytes: int) -> bytes:
+        if away:
+            raise away.pop()
+        return fetch(url, sha256=sha256, size_bytes=size_bytes)
+
+    server.fetch = fetch_later  # type: ignore[method-assign]
+    async with running(server):
+        await until(lambda: server.scored)
+    assert server.scored[0][2]
