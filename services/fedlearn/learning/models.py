@@ -18,7 +18,16 @@ from fedlearn.core.learning import Weights
 from fedlearn.learning.objectives import keras_loss
 from fedlearn.learning.optimizers import keras_optimizer
 from fedlearn.learning.runtime import framework, keras, use_one_core
-from fedlearn.protocol.plans import MAX_PARAMETERS, Aggregation, LocalTraining, Plan, TensorSpec, UpdateFormat, read_plan
+from fedlearn.protocol.plans import (
+    MAX_PARAMETERS,
+    Aggregation,
+    LocalTraining,
+    Plan,
+    TensorSpec,
+    UpdateFormat,
+    faults_of,
+    read_plan,
+)
 
 __all__ = [
     "BUILDERS",
@@ -130,8 +139,7 @@ def make_plan(
             weights=manifest,
         )
     except ValidationError as error:
-        faults = "; ".join(fault["msg"] for fault in error.errors()[:5])
-        raise Refusal(Code.PLAN_INVALID, f"No plan can be made of {model.name}: {faults}.") from error
+        raise Refusal(Code.PLAN_INVALID, f"No plan can be made of {model.name}: {faults_of(error)}.") from error
     return read_plan(plan.canonical)
 
 

@@ -67,7 +67,8 @@ class KerasLearner:
         except Refusal:
             raise
         except Exception as error:  # anything: Keras and TensorFlow check shapes and names in many ways
-            raise Refusal(Code.PLAN_INVALID, f"The plan's model, loss and metrics don't fit together: {error}") from error
+            words = " ".join(str(error).split())
+            raise Refusal(Code.PLAN_INVALID, f"The plan's model, loss and metrics don't fit together: {words}.") from error
 
     def evaluate(self, weights: Weights, examples: Examples) -> Metrics:
         """The means of loss (with the model's regularization, as Keras reports it) and metrics; {} for no examples.

@@ -27,7 +27,8 @@ MAX_PARAMETERS = 500_000_000
 ALLOWED_CLASSES = frozenset(
     {
         "Sequential", "Functional", "InputLayer", "Dense", "Activation", "Dropout", "Flatten", "Reshape", "Rescaling",
-        "Normalization", "Permute", "RepeatVector", "Conv1D", "Conv2D", "SeparableConv2D", "DepthwiseConv2D",
+        "Normalization", "Permute", "RepeatVector", "Conv1D", "Conv2D", "SeparableConv1D", "SeparableConv2D",
+        "DepthwiseConv1D", "DepthwiseConv2D", "Conv1DTranspose", "Conv2DTranspose", "MultiHeadAttention",
         "MaxPooling1D", "MaxPooling2D", "AveragePooling1D", "AveragePooling2D", "GlobalAveragePooling1D",
         "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D", "ZeroPadding1D", "ZeroPadding2D",
         "UpSampling1D", "UpSampling2D", "BatchNormalization", "LayerNormalization", "GroupNormalization", "Embedding",
@@ -145,6 +146,8 @@ class UpdateFormat(_Strict):
 
 
 class Aggregation(_Strict):
+    """What the aggregator makes of a round's deltas, and by how much their mean moves the model."""
+
     strategy: Literal["fedavg"] = "fedavg"
     server_learning_rate: Annotated[float, Field(gt=0, le=100)] = 1.0
 
@@ -207,8 +210,12 @@ def read_plan(text: bytes | str) -> Plan:
     try:
         return Plan.model_validate_json(text)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'plan'}: {e['msg']}" for e in error.errors()[:5])
-        raise Refusal(Code.PLAN_INVALID, f"The plan is not valid: {faults}.") from error
+        raise Refusal(Code.PLAN_INVALID, f"The plan is not valid: {faults_of(error)}.") from error
+
+
+def faults_of(error: ValidationError) -> str:
+    """Where a plan is at fault and how, up to five faults."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'plan'}: {e['msg']}" for e in error.errors()[:5])
 
 
 def foreign_classes(node: Any) -> Iterator[str]:
@@ -219,7 +226,7 @@ def foreign_classes(node: Any) -> Iterator[str]:
             known = name in ALLOWED_CLASSES or name in INERT_CLASSES
             ours = (module is None or str(module).split(".")[0] == "keras") and registered in (None, name)
             if not (known and ours):
-                yield str(registered or name)
+                yield f"the function {node.get('config')}" if name == "function" else str(registered or name)
         for value in node.values():
             yield from foreign_classes(value)
     elif isinstance(node, list | tuple):
