@@ -15,5 +15,5 @@ def build() -> typer.Typer:
     app.add_typer(data.app, name="data")
     app.add_typer(devices.app, name="devices")
     app.add_typer(models.app, name="models")
-    app.add_typer(tasks.app, name="tasks", hidden=True)
+    app.add_typer(tasks.app, name="tasks")
     return app

@@ -4,6 +4,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
@@ -21,7 +22,42 @@ Patience = Annotated[float, typer.Option("--wait-seconds", help="How long to wai
 _PAUSE_SECONDS = 1.0
 
 
-@app.command("submit-builtin")
+@app.command("submit")
+def submit(
+    file: Annotated[Path, typer.Argument(help="A Python file with a function task() that returns a fedlearn.Task.")],
+    server: ServerOption = DEFAULT_SERVER,
+    token: TokenOption = None,
+    task: Annotated[str | None, typer.Option(help="The task's name. Default: its own, or the file's.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="How many, instead of the file's.")] = None,
+    devices: Annotated[int | None, typer.Option(min=1, help="How many reports finish a round, instead of the file's.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only check the file; nothing is sent.")] = False,
+) -> None:
+    """Submit a model of your own as a task, and start it. See docs/bring-your-own-model.md."""
+    from fedlearn.client import prepare, use_keras
+    from fedlearn.learning.tasks import load_task, task_name
+
+    use_keras()
+    wanted = load_task(file)
+    name = task or wanted.name or task_name(file.stem)
+    plan, version_0 = prepare(wanted)
+    said = f"{plan.parameters:,} parameters, dataset {plan.dataset}, plan {plan.digest[:12]}"
+    if check:
+        typer.echo(f"{file} can be submitted as {name}: {said}.")
+        return
+    policy = wanted.policy if devices is None else wanted.policy.model_copy(update={"goal": devices})
+    with OperatorClient(server, token) as client:
+        view = client.submit(
+            name,
+            plan,
+            version_0,
+            policy=policy,
+            rounds=wanted.rounds if rounds is None else rounds,
+            target_accuracy=wanted.target_accuracy,
+        )
+    typer.echo(f"Task {view.task} is {view.state}: {said}.")
+
+
+@app.command("submit-builtin", hidden=True)
 def submit_builtin(
     task: Annotated[str, typer.Option(help="The task's name.")],
     server: ServerOption = DEFAULT_SERVER,

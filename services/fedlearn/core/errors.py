@@ -27,6 +27,12 @@ class Code(StrEnum):
     SEALING_KEY_UNTRUSTED = "sealing_key_untrusted"
     # tasks and models
     PLAN_INVALID = "plan_invalid"
+    TASK_FILE_INVALID = "task_file_invalid"
+    LAYER_NOT_ALLOWED = "layer_not_allowed"
+    LOSS_NOT_ALLOWED = "loss_not_allowed"
+    METRIC_NOT_ALLOWED = "metric_not_allowed"
+    OPTIMIZER_NOT_ALLOWED = "optimizer_not_allowed"
+    MODEL_TOO_LARGE = "model_too_large"
     TASK_UNKNOWN = "task_unknown"
     TASK_EXISTS = "task_exists"
     TASK_STATE = "task_state"

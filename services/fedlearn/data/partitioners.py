@@ -18,6 +18,8 @@ PARTITIONERS = ("full", "iid", "dirichlet", "shard", "pathological")
 
 
 class Partitioner(Protocol):
+    """A way to divide a dataset among devices."""
+
     @property
     def num_partitions(self) -> int:
         """How many devices there are."""
@@ -212,6 +214,38 @@ class PathologicalPartitioner:
             for label in sorted(order, key=lambda candidate: len(owners[candidate]))[:each]:
                 owners[label].append(device)
         return owners
+
+
+@dataclass(frozen=True, eq=False)
+class NaturalIdPartitioner:
+    """By who an example is from: a device holds everything of its people, speakers or sites, and nothing of others.
+
+    Args:
+        ids: whose each example is, shape (n,).
+        num_devices: among how many devices the ids are dealt, at random and as evenly as may be. Default: one for each id.
+    """
+
+    ids: npt.NDArray[Any]
+    num_devices: int | None = None
+
+    def __post_init__(self) -> None:
+        owners = len(np.unique(self.ids))
+        if self.num_devices is not None and not 1 <= self.num_devices <= owners:
+            raise _invalid(f"{self.num_devices} devices cannot share {owners} ids, of which none is divided.")
+
+    @property
+    def num_partitions(self) -> int:
+        return self.num_devices or len(np.unique(self.ids))
+
+    def partition(self, labels: Labels, rng: np.random.Generator) -> list[Indices]:
+        if len(labels) != len(self.ids):
+            raise _invalid(f"There are {len(labels)} examples, and ids of {len(self.ids)}.")
+        owners, whose = np.unique(self.ids, return_inverse=True)
+        examples = np.split(np.argsort(whose, kind="stable"), np.cumsum(np.bincount(whose))[:-1])
+        if self.num_devices is None:
+            return examples  # in the order of the ids, so that each is found again
+        hands = np.array_split(rng.permutation(len(owners)), self.num_devices)
+        return [np.concatenate([examples[owner] for owner in hand]) for hand in hands]
 
 
 def _check_labels(labels: Labels, examples: int) -> None:

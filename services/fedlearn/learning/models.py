@@ -15,14 +15,26 @@ from pydantic import ValidationError
 
 from fedlearn.core.errors import Code, Refusal, SetupError, cannot_write
 from fedlearn.core.learning import Weights
+from fedlearn.learning.objectives import keras_loss
+from fedlearn.learning.optimizers import keras_optimizer
 from fedlearn.learning.runtime import framework, keras, use_one_core
-from fedlearn.protocol.plans import MAX_PARAMETERS, Aggregation, LocalTraining, Plan, TensorSpec, UpdateFormat, read_plan
+from fedlearn.protocol.plans import (
+    MAX_PARAMETERS,
+    Aggregation,
+    LocalTraining,
+    Plan,
+    TensorSpec,
+    UpdateFormat,
+    faults_of,
+    read_plan,
+)
 
 __all__ = [
     "BUILDERS",
     "build",
     "build_2nn",
     "build_cnn",
+    "compile_model",
     "framework",
     "get_weights",
     "make_plan",
@@ -95,6 +107,7 @@ def make_plan(
     *,
     dataset: str,
     loss: str = "sparse_categorical_crossentropy",
+    loss_options: Mapping[str, Any] | None = None,
     metrics: Sequence[str] = ("accuracy",),
     training: LocalTraining | None = None,
     evaluation_batch_size: int = 1000,
@@ -116,6 +129,7 @@ def make_plan(
             dataset=dataset,
             architecture=architecture,
             loss=loss,
+            loss_options=dict(loss_options or {}),
             metrics=tuple(metrics),
             training=training or LocalTraining(),
             evaluation_batch_size=evaluation_batch_size,
@@ -125,8 +139,7 @@ def make_plan(
             weights=manifest,
         )
     except ValidationError as error:
-        faults = "; ".join(fault["msg"] for fault in error.errors()[:5])
-        raise Refusal(Code.PLAN_INVALID, f"No plan can be made of {model.name}: {faults}.") from error
+        raise Refusal(Code.PLAN_INVALID, f"No plan can be made of {model.name}: {faults_of(error)}.") from error
     return read_plan(plan.canonical)
 
 
@@ -171,6 +184,12 @@ def set_weights(model: Any, plan: Plan, weights: Weights) -> None:
         variable.assign(weight)
 
 
+def compile_model(model: Any, plan: Plan) -> None:
+    """Compile `model` as the plan trains and scores it."""
+    loss = keras_loss(plan.loss, plan.loss_options) if plan.loss_options else plan.loss
+    model.compile(optimizer=keras_optimizer(plan.training), loss=loss, metrics=list(plan.metrics))
+
+
 def save_keras(plan: Plan, weights: Weights, path: Path) -> None:
     """Write a compiled `.keras` file, whole or not at all; `keras.models.load_model` of it predicts, scores and trains on.
 
@@ -180,10 +199,8 @@ def save_keras(plan: Plan, weights: Weights, path: Path) -> None:
     """
     model = model_of(plan)
     set_weights(model, plan, weights)
-    training = plan.training
-    optimizer = keras.optimizers.SGD(training.learning_rate, momentum=training.momentum)
-    optimizer.build(model.trainable_variables)  # momentum has variables, which a file must hold to load without a complaint
-    model.compile(optimizer=optimizer, loss=plan.loss, metrics=list(plan.metrics))
+    compile_model(model, plan)
+    model.optimizer.build(model.trainable_variables)  # its variables must be in the file for it to load without a complaint
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as scratch:

@@ -4,7 +4,7 @@ Per example, so that the mean over a hold-out is exact whatever the batches, and
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedlearn.core.errors import Code, Refusal
@@ -17,18 +17,33 @@ _SPARSE = "sparse"
 _NO_METRICS = {"get", "serialize", "deserialize"}
 
 
-def loss_function(name: str) -> PerExample:
+def loss_function(name: str, options: Mapping[str, Any] | None = None) -> PerExample:
     """Keras' loss of that name, `sparse_categorical_crossentropy` or `SparseCategoricalCrossentropy`, before its mean.
 
     Raises:
         Refusal: `plan_invalid`.
     """
-    try:
-        loss = keras.losses.get(name)
-    except (ValueError, TypeError) as error:
-        raise Refusal(Code.PLAN_INVALID, f"Keras has no loss {name!r}.") from error
+    loss = keras_loss(name, options)
     function: PerExample = loss.call if isinstance(loss, keras.losses.Loss) else loss
     return function
+
+
+def keras_loss(name: str, options: Mapping[str, Any] | None = None) -> Any:
+    """Keras' loss of that name, with what its class takes.
+
+    Raises:
+        Refusal: `plan_invalid`.
+    """
+    try:
+        if not options:
+            return keras.losses.get(name)
+        kind = getattr(keras.losses, name, None)
+        if not (inspect.isclass(kind) and issubclass(kind, keras.losses.Loss)):
+            raise Refusal(Code.PLAN_INVALID, f"Only the class of a loss takes options, and {name!r} is none in keras.losses.")
+        return kind(**options)
+    except (ValueError, TypeError) as error:
+        given = f" with {', '.join(options)}" if options else ""
+        raise Refusal(Code.PLAN_INVALID, f"Keras has no loss {name!r}{given}.") from error
 
 
 def metric_function(name: str, loss: str, labels: Any, outputs: Any) -> PerExample:

@@ -14,6 +14,7 @@ from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.learning import Examples, Metrics, Weights
 from fedlearn.learning.models import model_of, plan_weights
 from fedlearn.learning.objectives import feature_spec, label_spec, loss_function, metric_function
+from fedlearn.learning.optimizers import rule_of
 from fedlearn.learning.runtime import tf
 from fedlearn.protocol.plans import Plan
 
@@ -35,9 +36,9 @@ class _State:
 class KerasLearner:
     """A `fedlearn.core.learning.Learner` for any Keras model with one input and one output.
 
-    Local training is plain SGD, with momentum if the plan says so, as `keras.optimizers.SGD` does it: epochs over a fresh
-    permutation each, the last batch of an epoch as small as it comes. Moving statistics are weights like all others; generators
-    of dropout and noise start from the seed of the call.
+    Local training is the plan's optimizer as Keras does it, from its initial state: epochs over a fresh permutation each, the
+    last batch of an epoch as small as it comes. Moving statistics are weights like all others; generators of dropout and noise
+    start from the seed of the call.
 
     Args:
         plan: what to build and compile.
@@ -52,7 +53,7 @@ class KerasLearner:
         self._weights = plan_weights(self._model)
         self._places()
         try:
-            self._losses = loss_function(plan.loss)
+            self._losses = loss_function(plan.loss, plan.loss_options)
             self._features, self._labels = feature_spec(self._model), label_spec(self._model, plan.loss)
             self._metrics = {
                 name: metric_function(name, plan.loss, self._labels, self._model.outputs[0]) for name in plan.metrics
@@ -66,7 +67,8 @@ class KerasLearner:
         except Refusal:
             raise
         except Exception as error:  # anything: Keras and TensorFlow check shapes and names in many ways
-            raise Refusal(Code.PLAN_INVALID, f"The plan's model, loss and metrics don't fit together: {error}") from error
+            words = " ".join(str(error).split())
+            raise Refusal(Code.PLAN_INVALID, f"The plan's model, loss and metrics don't fit together: {words}.") from error
 
     def evaluate(self, weights: Weights, examples: Examples) -> Metrics:
         """The means of loss (with the model's regularization, as Keras reports it) and metrics; {} for no examples.
@@ -112,7 +114,9 @@ class KerasLearner:
         training, count = self._plan.training, tf.shape(labels)[0]
         steps = (count + training.batch_size - 1) // training.batch_size
 
-        def body(step: Any, trainable: list[Any], rest: list[Any], velocity: list[Any], total: Any) -> Any:
+        rule = rule_of(training)
+
+        def body(step: Any, trainable: list[Any], rest: list[Any], slots: list[list[Any]], total: Any) -> Any:
             epoch, first = step // steps, step % steps * training.batch_size
             batch = tf.slice(order, [epoch * count + first], [tf.minimum(training.batch_size, count - first)])
             with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -120,22 +124,17 @@ class KerasLearner:
                 losses, rest, regularization = self._forward(
                     trainable, rest, tf.gather(features, batch), tf.gather(labels, batch)
                 )
-                # scaled by the learning rate here, one number, instead of in each gradient, as many as there are weights
-                scaled = training.learning_rate * (tf.reduce_mean(losses) + regularization)
+                scaled = rule.scale * (tf.reduce_mean(losses) + regularization)
             gradients = tape.gradient(scaled, trainable, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-            moves = [tf.convert_to_tensor(gradient) for gradient in gradients]
-            if training.momentum:
-                velocity = moves = [training.momentum * old + move for old, move in zip(velocity, moves, strict=True)]
+            moved, slots = rule.apply(trainable, [tf.convert_to_tensor(gradient) for gradient in gradients], slots, step + 1)
             trainable = [
-                _constrained(variable, old - move)
-                for variable, old, move in zip(self._model.trainable_variables, trainable, moves, strict=True)
+                _constrained(variable, weight) for variable, weight in zip(self._model.trainable_variables, moved, strict=True)
             ]
-            return step + 1, trainable, rest, velocity, total + scaled
+            return step + 1, trainable, rest, slots, total + scaled
 
         trainable = [state.value(weights, streams) for state in self._trainable]
         rest = [state.value(weights, streams) for state in self._rest]
-        velocity = [tf.zeros_like(weight) for weight in trainable] if training.momentum else []
-        start = (tf.constant(0), trainable, rest, velocity, tf.constant(0.0))
+        start = (tf.constant(0), trainable, rest, rule.start(trainable), tf.constant(0.0))
         last = steps * training.epochs
         # one iteration at a time: each needs the weights of the one before
         _, trainable, rest, _, total = tf.while_loop(lambda step, *_: step < last, body, start, parallel_iterations=1)

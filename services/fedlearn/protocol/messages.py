@@ -244,6 +244,8 @@ class TaskAccepted(Message):
 
 
 class TaskView(Message):
+    """A task: what was asked, and how far it is."""
+
     task: TaskName
     state: Literal["waiting_for_model", "running", "completed", "failed", "cancelled"]
     plan_digest: Digest
@@ -318,6 +320,8 @@ class FleetView(Message):
 
 
 class RoundView(Message):
+    """A round, running or ended: who took part, how long each phase took, and what came of it."""
+
     task: TaskName
     round: RoundNumber
     phase: Annotated[str, Field(examples=["committed"])]
@@ -333,6 +337,8 @@ class RoundView(Message):
 
 
 class VersionView(Message):
+    """A version of a task's model, with the evaluator's figures once it has scored it."""
+
     task: TaskName
     model: Model
     round: int | None

@@ -8,9 +8,17 @@ import json
 import math
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from fedlearn.core.errors import Code, Refusal
 
@@ -19,7 +27,8 @@ MAX_PARAMETERS = 500_000_000
 ALLOWED_CLASSES = frozenset(
     {
         "Sequential", "Functional", "InputLayer", "Dense", "Activation", "Dropout", "Flatten", "Reshape", "Rescaling",
-        "Normalization", "Permute", "RepeatVector", "Conv1D", "Conv2D", "SeparableConv2D", "DepthwiseConv2D",
+        "Normalization", "Permute", "RepeatVector", "Conv1D", "Conv2D", "SeparableConv1D", "SeparableConv2D",
+        "DepthwiseConv1D", "DepthwiseConv2D", "Conv1DTranspose", "Conv2DTranspose", "MultiHeadAttention",
         "MaxPooling1D", "MaxPooling2D", "AveragePooling1D", "AveragePooling2D", "GlobalAveragePooling1D",
         "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D", "ZeroPadding1D", "ZeroPadding2D",
         "UpSampling1D", "UpSampling2D", "BatchNormalization", "LayerNormalization", "GroupNormalization", "Embedding",
@@ -40,6 +49,10 @@ INERT_CLASSES = frozenset(
 """What a layer's configuration may hold beside layers: dtypes, initializers, regularizers and constraints."""
 
 
+Name = Annotated[str, Field(min_length=1, max_length=100)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -55,13 +68,74 @@ class TensorSpec(_Strict):
         return math.prod(self.shape)
 
 
-class LocalTraining(_Strict):
-    """What a device does with its shard in one round: plain SGD over shuffled epochs."""
+class Adam(_Strict):
+    """Kingma and Ba 2015, as `keras.optimizers.Adam` does it."""
+
+    name: Literal["adam"] = "adam"
+    beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta_2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-7
+
+
+class RMSprop(_Strict):
+    name: Literal["rmsprop"] = "rmsprop"
+    rho: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-7
+
+
+class Adagrad(_Strict):
+    name: Literal["adagrad"] = "adagrad"
+    initial_accumulator_value: Annotated[float, Field(ge=0, le=1e6)] = 0.1
+    epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-7
+
+
+class Clipping(_Strict):
+    """A bound for gradients: for each one's norm, for the norm of all together, or for each value."""
+
+    by: Literal["norm", "global_norm", "value"]
+    limit: Annotated[float, Field(gt=0, le=1e9)]
+
+
+class _Grown(_Strict):
+    """What has come to have more fields than it began with; those with their default are left out of the JSON, so that a plan
+    which is stored or running keeps its digest when fedlearn is upgraded.
+    """
+
+    _later: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        given: dict[str, Any] = serialize(self)
+        fields = type(self).model_fields
+        same = [name for name in self._later if getattr(self, name) == fields[name].get_default(call_default_factory=True)]
+        return {name: value for name, value in given.items() if name not in same}
+
+
+class LocalTraining(_Grown):
+    """What a device does with its shard in one round: shuffled epochs, by an optimizer that begins anew in each round.
+
+    Args:
+        momentum: SGD's, as is `nesterov`.
+        optimizer: None is SGD.
+        weight_decay: decoupled, as in AdamW: a step takes so much of each weight times the learning rate.
+    """
+
+    _later: ClassVar = ("nesterov", "optimizer", "weight_decay", "clipping")
 
     learning_rate: Annotated[float, Field(gt=0, le=100)] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     epochs: Annotated[int, Field(ge=1, le=1000)] = 1
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 10
+    nesterov: bool = False
+    optimizer: Annotated[Adam | RMSprop | Adagrad, Field(discriminator="name")] | None = None
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    clipping: Clipping | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "LocalTraining":
+        if self.optimizer is not None and (self.momentum or self.nesterov):
+            raise ValueError(f"momentum and nesterov are of SGD, not of {self.optimizer.name}")
+        return self
 
 
 class UpdateFormat(_Strict):
@@ -72,23 +146,29 @@ class UpdateFormat(_Strict):
 
 
 class Aggregation(_Strict):
+    """What the aggregator makes of a round's deltas, and by how much their mean moves the model."""
+
     strategy: Literal["fedavg"] = "fedavg"
     server_learning_rate: Annotated[float, Field(gt=0, le=100)] = 1.0
 
 
-class Plan(_Strict):
+class Plan(_Grown):
     """Everything about a task that its devices and its aggregator must agree on.
 
     Args:
         architecture: the model as Keras' own configuration (`keras.saving.serialize_keras_object`).
+        loss: by Keras' name; `loss_options` are what its class takes, such as `from_logits`.
         weights: shape and dtype of each weight, in order, taken from the model that the architecture gives.
         max_examples: the most examples that one update may claim.
     """
 
+    _later: ClassVar = ("loss_options",)
+
     plan_version: Literal[1] = 1
     dataset: Annotated[str, Field(min_length=1, max_length=200)]
     architecture: dict[str, Any]
-    loss: Annotated[str, Field(min_length=1, max_length=100)] = "sparse_categorical_crossentropy"
+    loss: Name = "sparse_categorical_crossentropy"
+    loss_options: Annotated[dict[Name, bool | int | Finite], Field(max_length=10)] = {}
     metrics: tuple[str, ...] = ("accuracy",)
     training: LocalTraining = LocalTraining()
     evaluation_batch_size: Annotated[int, Field(ge=1, le=65536)] = 1000
@@ -99,7 +179,7 @@ class Plan(_Strict):
 
     @model_validator(mode="after")
     def _check(self) -> "Plan":
-        foreign = sorted(set(_foreign_classes(self.architecture)))
+        foreign = sorted(set(foreign_classes(self.architecture)))
         if foreign:
             raise ValueError(f"the architecture uses {', '.join(foreign)}, which is not on the list of allowed layers")
         if self.parameters > MAX_PARAMETERS:
@@ -130,11 +210,15 @@ def read_plan(text: bytes | str) -> Plan:
     try:
         return Plan.model_validate_json(text)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'plan'}: {e['msg']}" for e in error.errors()[:5])
-        raise Refusal(Code.PLAN_INVALID, f"The plan is not valid: {faults}.") from error
+        raise Refusal(Code.PLAN_INVALID, f"The plan is not valid: {faults_of(error)}.") from error
 
 
-def _foreign_classes(node: Any) -> Iterator[str]:
+def faults_of(error: ValidationError) -> str:
+    """Where a plan is at fault and how, up to five faults."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'plan'}: {e['msg']}" for e in error.errors()[:5])
+
+
+def foreign_classes(node: Any) -> Iterator[str]:
     """The classes in a Keras configuration that are not on a list, or claim one of its names from elsewhere."""
     if isinstance(node, dict):
         if "class_name" in node:
@@ -142,9 +226,9 @@ def _foreign_classes(node: Any) -> Iterator[str]:
             known = name in ALLOWED_CLASSES or name in INERT_CLASSES
             ours = (module is None or str(module).split(".")[0] == "keras") and registered in (None, name)
             if not (known and ours):
-                yield str(registered or name)
+                yield f"the function {node.get('config')}" if name == "function" else str(registered or name)
         for value in node.values():
-            yield from _foreign_classes(value)
+            yield from foreign_classes(value)
     elif isinstance(node, list | tuple):
         for value in node:
-            yield from _foreign_classes(value)
+            yield from foreign_classes(value)

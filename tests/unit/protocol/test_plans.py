@@ -51,6 +51,46 @@ def refusal_of(plan: dict[str, object]) -> Refusal:
     return refusal.value
 
 
+def test_a_plan_without_the_fields_that_came_later_keeps_the_digest_it_had_before_them() -> None:
+    """Tasks that run when fedlearn is upgraded are known by it, at the server and on every device."""
+    assert Plan.model_validate(PLAN).digest == "8455743a89312f9f883c78f166a8aaa07c6fe7c75e5fe18bb17f23f98c8a371f"
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        pytest.param({"training": {"optimizer": {"name": "adam", "beta_1": 0.5}}}, ("training", "optimizer"), id="optimizer"),
+        pytest.param({"training": {"weight_decay": 0.1}}, ("training", "weight_decay"), id="decay"),
+        pytest.param({"training": {"clipping": {"by": "norm", "limit": 1.0}}}, ("training", "clipping"), id="clipping"),
+        pytest.param({"training": {"nesterov": True, "momentum": 0.9}}, ("training", "nesterov"), id="nesterov"),
+        pytest.param({"loss_options": {"from_logits": True}}, ("loss_options",), id="loss options"),
+    ],
+)
+def test_what_differs_from_the_default_is_in_the_plan_and_comes_back(changes: dict[str, object], kept: tuple[str, ...]) -> None:
+    import json
+
+    plan = read_plan(json.dumps(plan_with(**changes)))
+    assert read_plan(plan.canonical) == plan
+    node = json.loads(plan.canonical)
+    for key in kept:
+        node = node[key]
+    assert plan.digest != Plan.model_validate(PLAN).digest
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        pytest.param({"optimizer": {"name": "adam"}, "momentum": 0.9}, id="momentum for Adam"),
+        pytest.param({"optimizer": {"name": "lbfgs"}}, id="an unknown optimizer"),
+        pytest.param({"optimizer": {"name": "rmsprop", "beta_1": 0.9}}, id="another one's constant"),
+        pytest.param({"weight_decay": -0.1}, id="growth"),
+        pytest.param({"clipping": {"by": "norm", "limit": 0}}, id="no limit"),
+    ],
+)
+def test_an_optimizer_that_no_device_has_is_refused(training: dict[str, object]) -> None:
+    assert "training" in refusal_of(plan_with(training=training)).detail
+
+
 def test_a_plan_knows_its_parameters_and_keeps_its_digest_through_json() -> None:
     plan = Plan.model_validate(PLAN)
     assert plan.parameters == 7850
