@@ -100,6 +100,7 @@ class ServerSettings(_Service):
     aggregator_token_file: Path = Field(description="This server's token for the aggregator (audience fedlearn-aggregator).")
     operator_token_file: Path = Field(description="The bearer token of operators; it changes tasks.")
     ticket_grace_seconds: float = Field(60.0, ge=0, le=3600, description="How long a ticket outlives its round's deadline.")
+    manual: bool = Field(False, description="Commit at `/send_model_clients`, for the walk-through: anybody may call it.")
     max_checkin_seconds: float = Field(60.0, ge=0, le=300, description="The longest that a check-in is held.")
 
 
@@ -114,6 +115,9 @@ class AggregatorSettings(_Service):
     identity_key_file: Path = Field(description="Its Ed25519 identity (PEM): it signs and wraps every round's sealing key.")
     min_cohort: int = Field(2, ge=1, le=100_000, description="It publishes no aggregate of fewer distinct devices.")
     upload_seconds: int = Field(900, ge=10, le=86400, description="How long a signed upload URL is valid.")
+    manual: bool = Field(
+        False, description="Fold at `/aggregate_models`, report at `/send_model_secagg`: the walk-through, open to anybody."
+    )
     workers: int = Field(2, ge=1, le=64, description="Updates that are fetched and opened at once.")
 
 
@@ -132,7 +136,16 @@ class DeviceSettings(_Service):
     first_shard: int = Field(0, ge=0, description="With `count`: the name of the first device's directory.")
     learner: Literal["keras", "synthetic"] = Field("keras", description="synthetic: random deltas, for load and chaos.")
     seed: int = Field(0, ge=0, lt=2**32, description="Makes local training repeatable.")
+    manual: bool = Field(
+        False, description="Train at `/modeltrain` and so on, for the walk-through: anybody may call it. Without `count`."
+    )
     checkin_seconds: float = Field(30.0, gt=0, le=300, description="How long one check-in may be held.")
+
+    @model_validator(mode="after")
+    def _one_device_by_hand(self) -> Self:
+        if self.manual and self.count is not None:
+            raise ValueError("manual wants a process for each device: leave count out")
+        return self
 
 
 class EvaluatorSettings(_Service):

@@ -9,6 +9,7 @@ import pytest
 
 from fedlearn.core.errors import FedlearnError
 from fedlearn.local.storage import LocalStorage
+from support.command import Run
 from support.trial import Trial
 from support.world import World
 
@@ -21,6 +22,12 @@ def world(storage: LocalStorage, tmp_path_factory: pytest.TempPathFactory) -> It
     world = World.start(tmp_path_factory.mktemp("world"), storage)
     yield world
     world.stop()
+
+
+@pytest.fixture(autouse=True)
+def _no_command_outlives_its_test() -> Iterator[None]:
+    yield
+    Run.kill_all()
 
 
 @pytest.fixture

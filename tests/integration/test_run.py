@@ -4,64 +4,14 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
+from support.command import PORTS, Run
 from support.world import wait_for
-
-PORTS = ["--server-port", "0", "--aggregator-port", "0", "--storage-port", "0"]
-
-
-@pytest.fixture(autouse=True)
-def _nothing_outlives_its_test() -> Iterator[None]:
-    yield
-    for run in Run.started:
-        if run.process.poll() is None:
-            run.process.kill()  # and all that it has started, see below
-            run.process.communicate()
-    Run.started.clear()
-
-
-class Run:
-    """A running `fedlearn`, whose processes are known by a variable that all of them inherit."""
-
-    started: ClassVar[list["Run"]] = []
-
-    def __init__(self, *arguments: str, **environment: str) -> None:
-        self.started.append(self)
-        self.mark = f"FEDLEARN_TEST_RUN={uuid.uuid4()}"
-        name, value = self.mark.split("=")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "fedlearn", *arguments],
-            env={**os.environ, name: value, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def end(self, seconds: float = 180) -> tuple[int, str, str]:
-        """Exit code, standard output and standard error."""
-        out, err = self.process.communicate(timeout=seconds)
-        return self.process.returncode, out, err
-
-    def processes(self) -> list[str]:
-        """The command lines of all processes of this run that are still there."""
-        found = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                if self.mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-            except (FileNotFoundError, ProcessLookupError, PermissionError):
-                continue
-        return found
 
 
 def test_a_run_trains_and_leaves_a_summary_a_model_and_nothing_running(tmp_path: Path) -> None:

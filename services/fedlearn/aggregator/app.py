@@ -13,6 +13,7 @@ from fedlearn.adapters.web import listen, make_app, serve
 from fedlearn.aggregator.peers import ServerClient
 from fedlearn.aggregator.rounds import Rounds
 from fedlearn.aggregator.routes import device_routes, server_routes
+from fedlearn.aggregator.walkthrough import ByHand, Walkthrough, step_routes
 from fedlearn.config import AggregatorSettings
 from fedlearn.core.errors import Code
 from fedlearn.protocol.tickets import TicketVerifier
@@ -26,14 +27,16 @@ def build_app(settings: AggregatorSettings) -> FastAPI:
     client = ServiceClient(
         settings.server_url, "server", token=TokenFile(settings.server_token_file), unreachable=Code.SERVER_UNREACHABLE
     )
+    server, hand = ServerClient(client), ByHand() if settings.manual else None
     rounds = Rounds(
         models=object_store(settings.storage, settings.storage.models_bucket),
         updates=object_store(settings.storage, settings.storage.updates_bucket),
         identity=load_private_key(settings.identity_key_file),
-        server=ServerClient(client),
+        server=server,
         min_cohort=settings.min_cohort,
         upload_seconds=settings.upload_seconds,
         workers=settings.workers,
+        pace=hand,
     )
 
     @asynccontextmanager
@@ -61,6 +64,8 @@ def build_app(settings: AggregatorSettings) -> FastAPI:
             settings,
         )
     )
+    if hand is not None:
+        app.include_router(step_routes(Walkthrough(rounds, hand, server, settings.server_url)))
     return app
 
 

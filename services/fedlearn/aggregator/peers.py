@@ -3,7 +3,7 @@
 from fedlearn.adapters.http import ServiceClient
 from fedlearn.core.errors import Refusal
 from fedlearn.core.ids import RoundId
-from fedlearn.protocol.messages import RoundFailure, RoundResult, UpdatesReport
+from fedlearn.protocol.messages import RoundFailure, RoundResult, RoundView, UpdatesReport
 
 
 class ServerClient:
@@ -21,3 +21,7 @@ class ServerClient:
     async def report_failure(self, round_id: RoundId, refusal: Refusal) -> None:
         failure = RoundFailure(code=refusal.code, detail=refusal.detail[:1000])
         await self._client.fetch("PUT", f"/v1/rounds/{round_id}/failure", failure)
+
+    async def round(self, round_id: RoundId) -> RoundView:
+        """What the server shows of a round to anybody."""
+        return await self._client.call("GET", f"/v1/tasks/{round_id.task}/rounds/{round_id.number}", RoundView)

@@ -29,6 +29,7 @@ from fedlearn.aggregator.layout import (
     update_key,
     updates_prefix,
 )
+from fedlearn.aggregator.pace import AtOnce, Pace
 from fedlearn.aggregator.peers import ServerClient
 from fedlearn.aggregator.publishing import Publisher
 from fedlearn.aggregator.sweeping import Sweeper
@@ -54,6 +55,7 @@ class OpenRound:
         self.accepting = True
         self.counted = asyncio.Event()
         self.closing: asyncio.Task[None] | None = None
+        self.result: RoundResult | None = None
         self.published = False
         self.closed_before = False
         self.folds: set[asyncio.Task[None]] = set()
@@ -76,6 +78,7 @@ class Rounds:
     Args:
         min_cohort: no aggregate of fewer distinct devices is published.
         upload_seconds: how long upload URLs are valid.
+        pace: holds back folding and reporting in the walk-through.
     """
 
     def __init__(
@@ -88,10 +91,11 @@ class Rounds:
         min_cohort: int,
         upload_seconds: int,
         workers: int,
+        pace: Pace | None = None,
     ) -> None:
         self._models, self._updates, self._identity, self._server = models, updates, identity, server
         self._min_cohort, self._upload_seconds = min_cohort, upload_seconds
-        self._publisher = Publisher(models)
+        self._publisher, self._pace = Publisher(models), pace or AtOnce()
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="fold")
         self._rounds: dict[RoundId, OpenRound] = {}
         self._sweeper = Sweeper(updates, self._threads, upload_seconds)
@@ -226,6 +230,16 @@ class Rounds:
         """Take the hint that an update lies in storage."""
         spawn(self._fold(round_, device, sha256), round_.folds)
 
+    # --- what the walk-through asks
+
+    def newest(self) -> OpenRound | None:
+        """The round that was opened last and has not ended."""
+        return next(reversed(self._rounds.values()), None)
+
+    async def senders(self, round_: OpenRound) -> frozenset[DeviceId]:
+        """Whose updates lie in storage."""
+        return frozenset(device for device, _ in await self._stored(round_))
+
     # --- opening and recovery
 
     async def _open_new(self, round_id: RoundId, opening: RoundOpening, plan: Plan) -> None:
@@ -262,7 +276,7 @@ class Rounds:
             round_.closed_before = True
             self._close(round_)
         else:
-            await self._fold_stored(round_, wait=False)
+            await self.fold_stored(round_, wait=False)
             round_.counted.set()  # a server whose round has ended without us lets us sweep it
         return round_
 
@@ -275,17 +289,20 @@ class Rounds:
 
     async def _fold(self, round_: OpenRound, device: DeviceId, sha256: str) -> None:
         with about(round=str(round_.id), device=device):
+            await self._pace.before_folding(round_.id)
             try:
                 await persist(lambda: self._in_thread(round_.folding.consider, device, sha256))
             except Refusal as refusal:
                 _log.warning("update refused", code=refusal.code, detail=refusal.detail)
             round_.counted.set()
 
-    async def _fold_stored(self, round_: OpenRound, *, wait: bool) -> None:
-        """Fold what lies in storage, hinted at or not."""
+    async def _stored(self, round_: OpenRound) -> list[tuple[DeviceId, str]]:
         stored = await persist(lambda: self._in_thread(self._updates.list, updates_prefix(round_.id)))
-        for update in stored:
-            device, sha256 = read_update(round_.id, update.key)
+        return [read_update(round_.id, update.key) for update in stored]
+
+    async def fold_stored(self, round_: OpenRound, *, wait: bool = True) -> None:
+        """Fold what lies in storage, hinted at or not."""
+        for device, sha256 in await self._stored(round_):
             if round_.folding.folded_digest(device) is None:
                 spawn(self._fold(round_, device, sha256), round_.folds)
         if wait:
@@ -313,7 +330,10 @@ class Rounds:
     async def _finish(self, round_: OpenRound) -> None:
         with about(round=str(round_.id)), metrics.PUBLISH_SECONDS.time():
             try:
-                result = await persist(lambda: self._result(round_))
+                if round_.result is None:
+                    round_.result = await persist(lambda: self._result(round_))
+                result = round_.result
+                await self._pace.before_reporting(round_.id, result)
                 await persist(lambda: self._server.report_result(round_.id, result))
                 round_.published = True
                 _log.info("model published", version=result.model.version, contributors=len(result.contributors))
@@ -324,7 +344,7 @@ class Rounds:
     async def _result(self, round_: OpenRound) -> RoundResult:
         if round_.closed_before:
             return await self._publish(round_, await self._close_record(round_.id))
-        await self._fold_stored(round_, wait=True)
+        await self.fold_stored(round_)
         record = CloseRecord(contributors=dict(round_.folding.counts().folded))
         # the model may be written beside its record: it counts only once it is reported, and that comes after both
         written, result = await asyncio.gather(

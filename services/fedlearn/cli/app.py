@@ -2,7 +2,7 @@
 
 import typer
 
-from fedlearn.cli import data, devices, models, run, services, tasks
+from fedlearn.cli import data, devices, models, run, services, tasks, up
 
 _HELP = "Federated learning, native to Kubernetes."
 
@@ -11,6 +11,7 @@ def build() -> typer.Typer:
     """The command line."""
     app = typer.Typer(help=_HELP, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
     run.add_to(app)
+    up.add_to(app)
     services.add_to(app)
     app.add_typer(data.app, name="data")
     app.add_typer(devices.app, name="devices")

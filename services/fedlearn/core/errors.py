@@ -52,6 +52,7 @@ class Code(StrEnum):
     AGGREGATOR_UNREACHABLE = "aggregator_unreachable"
     AGGREGATION_TIMEOUT = "aggregation_timeout"
     TASK_CANCELLED = "task_cancelled"
+    STEP_OUT_OF_ORDER = "step_out_of_order"
     # updates
     UPDATE_LATE = "update_late"
     UPDATE_REPEATED = "update_repeated"

@@ -17,6 +17,7 @@ from fedlearn.data.shards import read_shard
 from fedlearn.device.agent import Agent, Home
 from fedlearn.device.learners import learner_factory
 from fedlearn.device.peers import AggregatorClient, ServerClient
+from fedlearn.device.walkthrough import Hand, ManualAgent, step_routes
 from fedlearn.device.workshop import Workshop
 from fedlearn.telemetry.logs import set_up_logs
 
@@ -59,7 +60,8 @@ def build_app(settings: DeviceSettings) -> FastAPI:
         make_learner=make_learner,
         compute=compute,
     )
-    agents = [Agent(home, workshop, AggregatorClient(aggregator), settings.checkin_seconds) for home in homes]
+    hand = Hand(settings.aggregator_url) if settings.manual else None
+    agents = [_agent(home, workshop, AggregatorClient(aggregator), settings.checkin_seconds, hand) for home in homes]
 
     async def ready() -> None:
         if not all(agent.connected for agent in agents):
@@ -78,13 +80,22 @@ def build_app(settings: DeviceSettings) -> FastAPI:
             await asyncio.gather(*stopping, return_exceptions=True)
         compute.shutdown(wait=False, cancel_futures=True)
 
-    return make_app(
+    app = make_app(
         "fedlearn device",
         "Hosts devices: trains on shards that never leave them.",
         lifespan=lifespan,
         ready=ready,
         unready=Code.SERVER_UNREACHABLE,
     )
+    if hand is not None:
+        app.include_router(step_routes(hand))
+    return app
+
+
+def _agent(home: Home, workshop: Workshop, aggregator: AggregatorClient, checkin_seconds: float, hand: Hand | None) -> Agent:
+    if hand is None:
+        return Agent(home, workshop, aggregator, checkin_seconds)
+    return ManualAgent(home, workshop, aggregator, checkin_seconds, hand=hand)
 
 
 def main(settings: DeviceSettings) -> None:

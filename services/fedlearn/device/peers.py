@@ -12,6 +12,7 @@ from fedlearn.protocol.messages import (
     DropOut,
     Evaluation,
     EvaluationJob,
+    RoundView,
     Upload,
     UploadDone,
     UploadRequest,
@@ -38,6 +39,10 @@ class ServerClient:
 
     async def drop_out(self, round_id: RoundId, dropout: DropOut) -> None:
         await self._client.fetch("POST", f"/v1/rounds/{round_id}/dropouts", dropout)
+
+    async def round(self, round_id: RoundId) -> RoundView:
+        """What the server shows of a round to anybody."""
+        return await self._client.call("GET", f"/v1/tasks/{round_id.task}/rounds/{round_id.number}", RoundView)
 
     async def plan(self, digest: str) -> Plan:
         """The plan of this digest; a plan that is not allowed here raises `plan_invalid`, whatever the server thinks of it."""

@@ -80,9 +80,10 @@ class Deployment:
         }
 
     def device(
-        self, index: int, *, port: int, shards: Path, first_shard: int, count: int, dataset: str, seed: int
+        self, index: int, *, port: int, shards: Path, first_shard: int, count: int | None, dataset: str, seed: int
     ) -> Environment:
-        """The settings of device process `index`, which hosts `count` devices from `first_shard` on."""
+        """The settings of device process `index`, which hosts `count` devices from `first_shard` on; None: one, no slots."""
+        slots = {} if count is None else {"FEDLEARN_FIRST_SHARD": str(first_shard), "FEDLEARN_COUNT": str(count)}
         pod = f"device-{index}"
         return {
             **self._common("device", port),
@@ -91,9 +92,8 @@ class Deployment:
             "FEDLEARN_AGGREGATOR_URL": self.addresses.aggregator_url,
             "FEDLEARN_AGGREGATOR_TOKEN_FILE": self._token("fedlearn-device", pod, AGGREGATOR_AUDIENCE),
             "FEDLEARN_AGGREGATOR_IDENTITY_FILE": str(self.identities.aggregator_public_file),
-            "FEDLEARN_SHARDS": str(shards),
-            "FEDLEARN_FIRST_SHARD": str(first_shard),
-            "FEDLEARN_COUNT": str(count),
+            "FEDLEARN_SHARDS": str(shards / str(first_shard) if count is None else shards),
+            **slots,
             "FEDLEARN_DATASET": dataset,
             "FEDLEARN_SEED": str(seed),
         }

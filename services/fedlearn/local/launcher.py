@@ -11,12 +11,12 @@ import numpy as np
 
 from fedlearn.adapters.operator import OperatorClient
 from fedlearn.core.errors import Code, SetupError
-from fedlearn.data.datasets import CACHE, Dataset, find
+from fedlearn.data.datasets import CACHE, DATASETS, Dataset, find
 from fedlearn.data.partitioners import make_partitioner
 from fedlearn.data.shards import cut, write_shard
 from fedlearn.local.deployment import Addresses, Deployment, free_port
 from fedlearn.local.nursery import Nursery
-from fedlearn.local.options import RunOptions
+from fedlearn.local.options import MachineOptions, device_ports, shard_directories
 from fedlearn.local.processes import Process, Service, Services, start_program
 from fedlearn.local.storage import LocalStorage
 
@@ -27,17 +27,18 @@ class Launcher:
     """A running deployment; a context manager that leaves nothing running.
 
     Args:
-        directory: an empty or new directory for logs and state.
+        directory: for logs and state; an empty or new one, or that of an earlier launcher with the same options, which goes on.
         say: takes a sentence on what is being done.
     """
 
-    def __init__(self, options: RunOptions, directory: Path, say: Say) -> None:
+    def __init__(self, options: MachineOptions, directory: Path, say: Say) -> None:
         self._options, self._say = options, say
         self.directory, self.logs = directory, directory / "logs"
         self._services = Services()
         self._storage: LocalStorage | None = None
         self._nursery: Nursery | None = None
         self.deployment: Deployment | None = None
+        self.device_urls: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -52,7 +53,8 @@ class Launcher:
             SetupError: with the one sentence that the user needs.
         """
         options = self._options
-        self.logs.mkdir(parents=True)
+        self.logs.mkdir(parents=True, exist_ok=True)
+        manual = {"FEDLEARN_MANUAL": "true"} if options.manual else {}
         addresses = Addresses(*(free_port(p) for p in (options.server_port, options.aggregator_port, options.storage_port)))
         if options.learner == "keras":
             self._nursery = Nursery(self.logs / "nursery.log")
@@ -60,13 +62,12 @@ class Launcher:
         secrets = {role: self._storage.credentials(role) for role in ("server", "aggregator")}
         self.deployment = deployment = Deployment(self.directory, addresses, secrets)
         with ThreadPoolExecutor(2) as threads:
-            self._say(
-                f"Starting object storage, server and aggregator; dividing {options.dataset} among {options.devices} devices."
-            )
-            shards = threads.submit(self._cut_shards)
+            what = "" if options.shards else f"; dividing {options.dataset} among {options.devices} devices"
+            self._say(f"Starting object storage, server and aggregator{what}.")
+            shards = threads.submit(self._prepare_shards)
             storage = threads.submit(self._storage.start)
-            server = self._program("server", deployment.server())
-            aggregator = self._program("aggregator", deployment.aggregator())
+            server = self._program("server", {**deployment.server(), **manual})
+            aggregator = self._program("aggregator", {**deployment.aggregator(), **manual})
             shards.result()
             storage.result()
         self._say(f"Starting the evaluator and {self.processes} device processes.")
@@ -77,6 +78,8 @@ class Launcher:
     @property
     def processes(self) -> int:
         """How many processes host the devices: one per core unless the options say otherwise."""
+        if self._options.manual:
+            return self._options.devices
         return self._options.processes or min(self._options.devices, os.cpu_count() or 1)
 
     def client(self) -> OperatorClient:
@@ -131,20 +134,24 @@ class Launcher:
     def _start_learners(self, deployment: Deployment) -> None:
         options = self._options
         learner = {"FEDLEARN_LEARNER": options.learner}
-        evaluator = deployment.evaluator(port=free_port(), dataset=options.dataset, data_dir=options.data_dir)
-        self._services.add(self._learner("evaluator", ["evaluator"], {**evaluator, **learner}))
-        first = 0
+        if options.dataset in DATASETS:  # of others nobody has a test set
+            evaluator = deployment.evaluator(port=free_port(), dataset=options.dataset, data_dir=options.data_dir)
+            self._services.add(self._learner("evaluator", ["evaluator"], {**evaluator, **learner}))
+        by_hand = {"FEDLEARN_MANUAL": "true"} if options.manual else {}
+        first, ports = 0, device_ports(options.device_port, self.processes)
         for index, count in enumerate(_shares(options.devices, self.processes)):
+            port, number = free_port(ports[index]), index + 1 if options.manual else index
             device = deployment.device(
-                index,
-                port=free_port(),
+                number,
+                port=port,
                 shards=self.directory / "shards",
                 first_shard=first,
-                count=count,
+                count=None if options.manual else count,
                 dataset=options.dataset,
                 seed=options.seed,
             )
-            self._services.add(self._learner(f"device-{index}", ["device"], {**device, **learner}))
+            self._services.add(self._learner(f"device-{number}", ["device"], {**device, **learner, **by_hand}))
+            self.device_urls[f"device-{number}"] = f"http://127.0.0.1:{port}"
             first += count
 
     def _learner(self, name: str, arguments: list[str], environment: Mapping[str, str]) -> Service:
@@ -154,13 +161,21 @@ class Launcher:
         process: Process = self._nursery.start(arguments, environment, log)
         return Service(name, process, log)
 
-    def _cut_shards(self) -> None:
-        options = self._options
+    def _prepare_shards(self) -> None:
+        options, shards = self._options, self.directory / "shards"
+        if options.shards is not None:
+            shards.mkdir(exist_ok=True)
+            for index, mine in enumerate(shard_directories(options.shards)):
+                if not (shards / str(index)).exists():
+                    (shards / str(index)).symlink_to(mine)
+            return
+        if (shards / str(options.devices - 1) / "train.npz").exists():  # an earlier launcher's
+            return
         dataset: Dataset = find(options.dataset, directory=options.data_dir, cache=CACHE)
         rng = np.random.default_rng(options.seed)
         partitioner = make_partitioner(options.partitioner, options.devices, alpha=options.alpha)
         for index, shard in enumerate(cut(dataset.train, partitioner, rng)):
-            write_shard(self.directory / "shards" / str(index), shard)
+            write_shard(shards / str(index), shard)
 
 
 def _shares(devices: int, processes: int) -> list[int]:

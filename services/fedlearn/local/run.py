@@ -10,12 +10,14 @@ from rich.console import Console
 from fedlearn.adapters.operator import OperatorClient
 from fedlearn.core.errors import Code, Outage, Refusal, SetupError
 from fedlearn.local.launcher import Launcher
-from fedlearn.local.options import RunOptions
+from fedlearn.local.options import RunOptions, UpOptions
 from fedlearn.protocol.messages import RoundView, VersionView
 from fedlearn.reporting.history import RoundFigures, Summary, figures
 from fedlearn.reporting.progress import Progress, table
 
 _STATE = ("storage", "shards", "keys", "server.db", "server.db-wal", "server.db-shm")
+MARK = "up.json"
+"""The addresses of everything that `fedlearn up` has started; a later one may go on where it lies."""
 _ABANDONED_IN_A_ROW = 3
 _WATCH_SECONDS = 1.0
 _LEAST_PAUSE_SECONDS = 0.1
@@ -32,14 +34,14 @@ def run(options: RunOptions, console: Console, started_at: float) -> Summary:
     Raises:
         SetupError: for what the user can mend; nothing is left running.
     """
-    directory = _make_directory(options.out)
+    directory = make_directory(options.out)
     with Progress(console, options.rounds) as progress, Launcher(options, directory, progress.say) as launcher:
         launcher.boot()
         progress.say("Building the model and submitting the task.")
         task = f"{options.dataset}-{options.model}"
-        launcher.run_learner("submit", _submission(options, task, launcher))
+        launcher.run_learner("submit", submission(options, task, launcher))
         with launcher.client() as client:
-            history, versions = Watch(client, task, options, launcher, progress).until_ended()
+            history, versions = Watch(client, task, launcher, progress).until_ended()
             newest = versions[-1]
             path = directory / "model.keras"
             progress.say("Saving the model.")
@@ -68,8 +70,8 @@ def run(options: RunOptions, console: Console, started_at: float) -> Summary:
 class Watch:
     """Follows a task through the server's API until it has ended and every version is scored."""
 
-    def __init__(self, client: OperatorClient, task: str, options: RunOptions, launcher: Launcher, progress: Progress) -> None:
-        self._client, self._task, self._options = client, task, options
+    def __init__(self, client: OperatorClient, task: str, launcher: Launcher, progress: Progress) -> None:
+        self._client, self._task = client, task
         self._launcher, self._progress = launcher, progress
         self._ended: dict[int, RoundView] = {}
 
@@ -125,7 +127,8 @@ def _hopeless(history: list[RoundFigures]) -> bool:
     return len(last) == _ABANDONED_IN_A_ROW and all(figures.outcome == "abandoned" for figures in last)
 
 
-def _submission(options: RunOptions, task: str, launcher: Launcher) -> list[str]:
+def submission(options: RunOptions | UpOptions, task: str, launcher: Launcher) -> list[str]:
+    """The command that submits the options' task."""
     arguments = ["tasks", "submit-builtin", "--server", _url(launcher), "--task", task]
     for name in ("dataset", "model", "devices", "rounds", "epochs", "batch_size", "learning_rate", "seed", "target_accuracy"):
         value = getattr(options, name)
@@ -139,11 +142,16 @@ def _url(launcher: Launcher) -> str:
     return launcher.deployment.addresses.server_url
 
 
-def _make_directory(out: Path | None) -> Path:
+def make_directory(out: Path | None, *, may_go_on: bool = False) -> Path:
+    """A new directory, or with `may_go_on` one that `fedlearn up` has left.
+
+    Raises:
+        SetupError: `setting_invalid`, `disk_full`.
+    """
     directory = out or Path("runs") / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        occupied = any(directory.iterdir())
+        occupied = any(directory.iterdir()) and not (may_go_on and (directory / MARK).is_file())
     except OSError as error:
         raise SetupError(Code.SETTING_INVALID, f"--out {directory} can't be used: {error.strerror}.") from error
     if occupied:

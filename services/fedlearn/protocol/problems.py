@@ -52,6 +52,7 @@ CATALOGUE: dict[Code, Entry] = {
     Code.AGGREGATOR_UNREACHABLE: Entry(503, "The aggregator does not answer: try again later."),
     Code.AGGREGATION_TIMEOUT: Entry(504, "The aggregator did not publish in time."),
     Code.TASK_CANCELLED: Entry(409, "The task was cancelled."),
+    Code.STEP_OUT_OF_ORDER: Entry(409, "This step of the walk-through is not the next one: take what the detail names first."),
     Code.UPDATE_LATE: Entry(409, "The round no longer takes updates: this one is dropped."),
     Code.UPDATE_REPEATED: Entry(409, "This device's update is counted already: the first one stays."),
     Code.UPDATE_FOREIGN: Entry(403, "The update is of a device or a round that it was not made for."),

@@ -18,11 +18,11 @@ class Progress:
     """Shows sentences, the running round and the rounds that have ended.
 
     Args:
-        rounds: how many the run wants.
+        rounds: how many the run wants; None for no end.
     """
 
-    def __init__(self, console: Console, rounds: int) -> None:
-        self._console, self._rounds = console, rounds
+    def __init__(self, console: Console, rounds: int | None) -> None:
+        self._console, self._rounds = console, "∞" if rounds is None else str(rounds)
         self._ended: list[RoundFigures] = []
         self._running: RoundView | None = None
         self._sentence = ""
@@ -90,7 +90,7 @@ def _is_told(figures: RoundFigures) -> bool:
     return figures.outcome == "abandoned" or figures.accuracy is not None
 
 
-def _now(round_: RoundView, rounds: int) -> Text:
+def _now(round_: RoundView, rounds: str) -> Text:
     counts = Counter(participant.standing for participant in round_.participants)
     text = Text.assemble(("round ", "dim"), f"{round_.round}/{rounds} ", (round_.phase, "cyan"), f" {round_.seconds:.1f} s")
     if round_.participants:
@@ -103,7 +103,7 @@ def _now(round_: RoundView, rounds: int) -> Text:
     return text
 
 
-def _line(figures: RoundFigures, rounds: int) -> str:
+def _line(figures: RoundFigures, rounds: str) -> str:
     if figures.outcome == "abandoned":
         return f"round {figures.round}/{rounds} abandoned: {figures.reason}, {figures.seconds:.2f} s"
     return (

@@ -26,6 +26,7 @@ from fedlearn.server.routes.evaluator import evaluator_routes
 from fedlearn.server.routes.fleet import fleet_routes
 from fedlearn.server.routes.operators import operator_routes
 from fedlearn.server.surroundings import Surroundings
+from fedlearn.server.walkthrough import Held, Walkthrough, step_routes
 from fedlearn.telemetry.logs import set_up_logs
 
 AUDIENCE = "fedlearn-server"
@@ -75,10 +76,13 @@ def build_app(settings: ServerSettings) -> FastAPI:
     )
     gate = make_gate(settings.identity, AUDIENCE)
     app.include_router(device_routes(coordinator, roster, gate, settings))
-    app.include_router(aggregator_routes(coordinator, gate, settings))
+    held = Held(coordinator) if settings.manual else None
+    app.include_router(aggregator_routes(coordinator, gate, settings, held))
     app.include_router(evaluator_routes(coordinator, gate, settings))
     app.include_router(fleet_routes(coordinator, roster, cluster))
     app.include_router(operator_routes(coordinator, TokenFile(settings.operator_token_file)))
+    if held is not None:
+        app.include_router(step_routes(Walkthrough(coordinator, held)))
     return app
 
 

@@ -109,6 +109,10 @@ class Coordinator:
         """The driver of a task's rounds; None for a task that had ended before this server started."""
         return self._runners.get(task)
 
+    def newest_runner(self) -> TaskRunner | None:
+        """The driver of the task that was started last."""
+        return next(reversed(self._runners.values()), None)
+
     async def sweep(self, round_id: RoundId) -> None:
         """Let the aggregator sweep a round, if the database says that it has ended: it seems not to know.
 

@@ -13,12 +13,14 @@ from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.rounds import Aggregate, Aggregated, Event, Failed, UpdatesCounted
 from fedlearn.protocol.messages import JsonWebKeys, RoundFailure, RoundNumber, RoundResult, TaskName, UpdatesReport
 from fedlearn.server.coordinator import Coordinator
+from fedlearn.server.walkthrough import Held
 from fedlearn.telemetry.logs import log
 
 _log = log(__name__)
 
 
-def aggregator_routes(coordinator: Coordinator, gate: Gate, settings: ServerSettings) -> APIRouter:
+def aggregator_routes(coordinator: Coordinator, gate: Gate, settings: ServerSettings, held: Held | None = None) -> APIRouter:
+    """`held` keeps results back in the walk-through."""
     router = APIRouter(prefix="/v1", tags=["aggregator"])
     Aggregator = Annotated[Caller, Depends(gate.admit(settings.identity.aggregator))]  # noqa: N806 - a type
     refusals = problems(*BY_TOKEN, Code.TASK_UNKNOWN, Code.ROUND_UNKNOWN, Code.SERVER_UNREACHABLE)
@@ -44,6 +46,8 @@ def aggregator_routes(coordinator: Coordinator, gate: Gate, settings: ServerSett
     async def result(task: TaskName, number: RoundNumber, result: RoundResult, _caller: Aggregator) -> None:
         contributors = frozenset(DeviceId(device) for device in result.contributors)
         aggregate = Aggregate(result.model.ref(), contributors, result.examples, result.metrics)
+        if held is not None and held.keep(RoundId(TaskId(task), number), Aggregated(aggregate)):
+            return
         await tell(RoundId(TaskId(task), number), Aggregated(aggregate))
         coordinator.announce_versions()
 
