@@ -133,7 +133,6 @@ def test_a_lasting_trouble_is_an_outage_once_the_patience_is_over(storage: Stora
     ("answer", "code"),
     [
         pytest.param(Answer(404, error("NoSuchKey")), Code.NOT_FOUND, id="no such key"),
-        pytest.param(Answer(404, error("NoSuchBucket")), Code.NOT_FOUND, id="no such bucket"),
         pytest.param(Answer(403, error("AccessDenied")), Code.STORAGE_DENIED, id="access denied"),
         pytest.param(Answer(403, error("SignatureDoesNotMatch")), Code.STORAGE_DENIED, id="a wrong secret"),
         pytest.param(Answer(403, error("InvalidAccessKeyId")), Code.STORAGE_DENIED, id="an unknown key"),
@@ -146,6 +145,13 @@ def test_a_decision_of_the_storage_is_a_refusal_at_once(storage: Storage, answer
     assert isinstance(refusal, Refusal)
     assert refusal.code is code
     assert len(storage.requests) == 1
+
+
+def test_a_bucket_that_is_not_made_yet_is_an_outage(storage: Storage) -> None:
+    storage.script = [Answer(404, error("NoSuchBucket"))]
+    outage = refusal_of(lambda: storage.store().get("key"))
+    assert isinstance(outage, Outage)
+    assert outage.code is Code.STORAGE_UNAVAILABLE
 
 
 def test_a_size_that_may_not_be_asked_for_is_not_taken_for_a_missing_object(storage: Storage) -> None:
