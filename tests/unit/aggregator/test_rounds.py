@@ -13,6 +13,7 @@ from fedlearn.aggregator.layout import CloseRecord, Descriptor, close_key, descr
 from fedlearn.aggregator.rounds import Rounds
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
+from fedlearn.core.ports import StoredObject
 from fedlearn.core.updates import Update
 from fedlearn.protocol.messages import Model, RoundOpening, RoundResult, UpdatesReport
 from fedlearn.protocol.sealing import SealingKey
@@ -385,11 +386,11 @@ async def test_readiness_says_at_once_when_the_storage_does_not_answer(house: Ho
         answered = asyncio.Event()
         loop = asyncio.get_running_loop()
 
-        def hang(_key: str) -> int | None:
+        def hang(_prefix: str) -> list[StoredObject]:
             asyncio.run_coroutine_threadsafe(answered.wait(), loop).result()
-            return None
+            return []
 
-        house.updates.size = hang  # type: ignore[method-assign]
+        house.updates.list = hang  # type: ignore[method-assign]
         async with asyncio.timeout(5):
             for answer in await asyncio.gather(*(rounds.ready() for _ in range(20)), return_exceptions=True):
                 assert isinstance(answer, Outage)
