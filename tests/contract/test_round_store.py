@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -228,7 +229,9 @@ class TestCommit:
         running.commit(committed(aggregating()), aggregating(), NOW + 20)
         assert running.round(RoundId(MNIST, 1)) == committed(aggregating())
         assert running.task(MNIST).model == ref(1, "cd" * 32)
-        assert running.version(MNIST, 1) == ModelVersion(MNIST, ref(1, "cd" * 32), 1, NOW + 20)
+        assert running.version(MNIST, 1) == ModelVersion(
+            MNIST, ref(1, "cd" * 32), 1, NOW + 20, parent=0, contributors=3, examples=1800
+        )
         assert [version.ref.version for version in running.versions(MNIST)] == [0, 1]
 
     def test_a_base_that_was_superseded_is_refused_and_nothing_changes(self, running: RoundStore) -> None:
@@ -272,6 +275,109 @@ class TestCommit:
         assert store.round(second.id) == second
         assert store.task(MNIST).model == ref(1, "cd" * 32)
         assert [version.round for version in store.versions(MNIST)] == [None, 1]
+
+
+class TestPauses:
+    def test_a_running_task_is_paused_and_goes_on(self, running: RoundStore) -> None:
+        for _ in range(2):
+            assert running.pause_task(MNIST, True) == replace(a_task(), state="paused", model=ref(0))
+        assert running.task(MNIST).state == "paused"
+        assert running.start_task(MNIST, NOW).state == "paused"
+        for _ in range(2):
+            assert running.pause_task(MNIST, False) == replace(a_task(), state="running", model=ref(0))
+
+    def test_a_paused_task_may_end(self, running: RoundStore) -> None:
+        running.pause_task(MNIST, True)
+        running.end_task(MNIST, "cancelled")
+        assert running.task(MNIST).state == "cancelled"
+
+    def test_a_task_without_a_model_or_with_an_end_is_not_paused(self, store: RoundStore) -> None:
+        with refused(Code.TASK_UNKNOWN):
+            store.pause_task(MNIST, True)
+        store.add_task(a_task(), PLAN)
+        with refused(Code.TASK_STATE):
+            store.pause_task(MNIST, True)
+        store.start_task(MNIST, NOW)
+        store.end_task(MNIST, "completed")
+        for paused in (True, False):
+            with refused(Code.TASK_STATE):
+                store.pause_task(MNIST, paused)
+
+
+class TestLineage:
+    @pytest.fixture
+    def grown(self, running: RoundStore) -> RoundStore:
+        """The store with versions 0 to 2."""
+        for number, sha256 in ((1, "c1" * 32), (2, "c2" * 32)):
+            base = running.task(MNIST).model
+            running.add_round(aggregating(number, base))
+            running.commit(committed(aggregating(number, base), sha256), aggregating(number, base), NOW + number)
+        return running
+
+    def test_a_rollback_makes_a_new_version_of_the_chosen_ones_bytes_and_overwrites_nothing(self, grown: RoundStore) -> None:
+        grown.evaluate(MNIST, 1, {"accuracy": 0.9})
+        before = grown.versions(MNIST)
+        restored = grown.roll_back(MNIST, 1, 2, NOW + 30)
+        ref_3 = replace(ref(1, "c1" * 32), version=3)
+        assert restored == ModelVersion(MNIST, ref_3, None, NOW + 30, {"accuracy": 0.9}, parent=1)
+        assert grown.task(MNIST).model == ref_3
+        assert grown.versions(MNIST) == [*before, restored]
+
+    def test_the_next_round_starts_from_it_and_its_version_has_the_next_number(self, grown: RoundStore) -> None:
+        base = grown.roll_back(MNIST, 0, 2, NOW + 30).ref
+        grown.add_round(aggregating(3, base))
+        grown.commit(committed(aggregating(3, base)), aggregating(3, base), NOW + 40)
+        assert [(version.ref.version, version.parent) for version in grown.versions(MNIST)] == [
+            (0, None), (1, 0), (2, 1), (3, 0), (4, 3)
+        ]  # fmt: skip
+
+    def test_a_round_that_runs_on_the_model_before_is_not_committed(self, grown: RoundStore) -> None:
+        running = aggregating(3, grown.task(MNIST).model)
+        grown.add_round(running)
+        restored = grown.roll_back(MNIST, 1, 2, NOW + 30)
+        with refused(Code.BASE_SUPERSEDED):
+            grown.commit(committed(running), running, NOW + 40)
+        assert grown.task(MNIST).model == restored.ref
+
+    def test_a_rollback_from_a_version_that_is_not_the_tasks_is_refused_and_nothing_changes(self, grown: RoundStore) -> None:
+        before = grown.versions(MNIST)
+        with refused(Code.BASE_SUPERSEDED):
+            grown.roll_back(MNIST, 0, 1, NOW)
+        assert grown.versions(MNIST) == before
+        assert grown.task(MNIST).model == before[-1].ref
+
+    def test_a_rollback_to_what_is_not_there_is_refused(self, grown: RoundStore, store: RoundStore) -> None:
+        with refused(Code.MODEL_UNKNOWN):
+            grown.roll_back(MNIST, 7, 2, NOW)
+        with refused(Code.TASK_UNKNOWN):
+            grown.roll_back(TaskId("other"), 0, 0, NOW)
+        store.add_task(a_task("waits"), PLAN)
+        with refused(Code.BASE_SUPERSEDED):
+            store.roll_back(TaskId("waits"), 0, 0, NOW)
+
+    def test_of_two_rollbacks_at_once_one_is_refused(self, grown: RoundStore) -> None:
+        def roll_back(version: int) -> str:
+            try:
+                grown.roll_back(MNIST, version, 2, NOW)
+            except Refusal as refusal:
+                return refusal.code
+            return "done"
+
+        with ThreadPoolExecutor(2) as threads:
+            assert sorted(threads.map(roll_back, (0, 1))) == ["base_superseded", "done"]
+        assert len(grown.versions(MNIST)) == 4
+
+    def test_a_label_stands_at_one_version_of_a_task(self, grown: RoundStore) -> None:
+        assert grown.pin(MNIST, 1, "production").labels == ("production",)
+        grown.pin(MNIST, 1, "best")
+        assert grown.version(MNIST, 1).labels == ("best", "production")
+        grown.pin(MNIST, 2, "production")
+        assert [version.labels for version in grown.versions(MNIST)] == [(), ("best",), ("production",)]
+        for _ in range(2):
+            grown.unpin(MNIST, "best")
+        assert grown.version(MNIST, 1).labels == ()
+        with refused(Code.MODEL_UNKNOWN):
+            grown.pin(MNIST, 7, "production")
 
 
 class TestEvaluations:

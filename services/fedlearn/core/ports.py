@@ -71,12 +71,14 @@ class ObjectStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task as the server keeps it. `state` is one of `waiting_for_model`, `running`, `completed`, `failed`, `cancelled`.
+    """A task as the server keeps it. `state` is one of `waiting_for_model`, `running`, `paused`, `completed`,
+    `failed`, `cancelled`; a paused task ends its round and starts no other.
 
     Args:
         plan_digest: SHA-256 of the plan's canonical JSON.
         rounds: how many committed rounds complete the task; None for no end.
-        model: the current version, None until version 0 has arrived. Only `RoundStore.commit` moves it.
+        model: the current version, None until version 0 has arrived. Only `RoundStore.commit` and
+            `roll_back` move it.
         upload: version 0 as the submitter promised it.
     """
 
@@ -93,9 +95,12 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
-    """One published version; `round` is None for version 0.
+    """One published version; `round` is None for version 0, and for one that restores an earlier one.
 
     Args:
+        parent: the version that the round started from, or whose bytes this one restores; None for version 0.
+        contributors: how many devices' updates the round put into it, and how many examples they were trained on.
+        labels: names that an operator has pinned to it.
         evaluation: the evaluator's means on the test set (`accuracy`, `loss`, ...), None until it has scored the version.
     """
 
@@ -104,6 +109,10 @@ class ModelVersion:
     round: int | None
     created_at: float
     evaluation: Mapping[str, float] | None = None
+    parent: int | None = None
+    contributors: int | None = None
+    examples: int | None = None
+    labels: tuple[str, ...] = ()
 
 
 class RoundStore(Protocol):
@@ -146,6 +155,14 @@ class RoundStore(Protocol):
 
     def end_task(self, task: TaskId, state: str) -> None:
         """Set the state of a task that has not ended to `completed`, `failed` or `cancelled`; else nothing changes."""
+        ...
+
+    def pause_task(self, task: TaskId, paused: bool) -> Task:
+        """Make a running task `paused`, or a paused one `running`; nothing changes if it is so already.
+
+        Raises:
+            Refusal: `task_unknown`, `task_state` for a task that waits for its model or has ended.
+        """
         ...
 
     def add_round(self, round_: Round) -> None:
@@ -192,6 +209,28 @@ class RoundStore(Protocol):
         """Raises:
         Refusal: `model_unknown`.
         """
+        ...
+
+    def roll_back(self, task: TaskId, version: int, current: int, now: float) -> ModelVersion:
+        """Make a new version of an earlier one's bytes, and move the task's model from version `current` to it, or neither.
+
+        Nothing is overwritten: the new version has the next number, the chosen one as its parent, and its figures.
+
+        Raises:
+            Refusal: `task_unknown`, `model_unknown`; `base_superseded` when the task's model is not version `current`.
+        """
+        ...
+
+    def pin(self, task: TaskId, version: int, label: str) -> ModelVersion:
+        """Give a version a label, which leaves the version that had it.
+
+        Raises:
+            Refusal: `model_unknown`.
+        """
+        ...
+
+    def unpin(self, task: TaskId, label: str) -> None:
+        """Remove a label; one that is not there is no error."""
         ...
 
     def unevaluated(self) -> Sequence[ModelVersion]:

@@ -92,7 +92,7 @@ class Watch:
                 time.sleep(_WATCH_SECONDS)
                 continue
             answered_at = time.monotonic()
-            if state != "running" and all(version.evaluation is not None for version in versions):
+            if state not in ("running", "paused") and all(version.evaluation is not None for version in versions):
                 return history, versions
             if state == "running" and _hopeless(history):
                 self._client.cancel(self._task)

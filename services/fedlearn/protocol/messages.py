@@ -21,6 +21,7 @@ DeviceName = Annotated[str, Field(min_length=1, max_length=260, examples=["fedle
 Slot = Annotated[int | None, Field(ge=0, lt=4096, description="Which of the devices of this process; none if it is one.")]
 Size = Annotated[int, Field(ge=1, le=2**40, description="bytes", examples=[797_256])]
 VersionNumber = Annotated[int, Field(ge=0, le=2**31, examples=[3])]
+Label = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$", examples=["production"])]
 Url = Annotated[str, Field(examples=["http://storage:8333/fedlearn-models/mnist-2nn/models/0?X-Amz-Signature=…"])]
 Key = Annotated[str, Field(min_length=1, max_length=1024, examples=["mnist-2nn/models/00000003-9f86….safetensors"])]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -247,7 +248,7 @@ class TaskView(Message):
     """A task: what was asked, and how far it is."""
 
     task: TaskName
-    state: Literal["waiting_for_model", "running", "completed", "failed", "cancelled"]
+    state: Literal["waiting_for_model", "running", "paused", "completed", "failed", "cancelled"]
     plan_digest: Digest
     policy: Policy
     rounds: int | None
@@ -341,9 +342,19 @@ class VersionView(Message):
 
     task: TaskName
     model: Model
-    round: int | None
+    round: Annotated[int | None, Field(description="The round that made it; None for version 0, and where it restores one.")]
     created_at: datetime
     evaluation: Figures | None
+    parent: Annotated[int | None, Field(description="What the round started from, or which version it restores.")] = None
+    contributors: Annotated[int | None, Field(description="How many devices' updates are in it.")] = None
+    examples: Annotated[int | None, Field(description="How many examples those were trained on.")] = None
+    labels: tuple[Label, ...] = ()
+
+
+class RollBack(Message):
+    """Which version the caller takes for the task's model; another one refuses the call."""
+
+    current: VersionNumber | None = None
 
 
 class Download(Message):

@@ -1,6 +1,7 @@
 """All tasks of this server: a runner for each, the way from a caller's word to its round, and the evaluator's queue."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 
 from fedlearn.adapters.http import persist, spawn
@@ -39,7 +40,7 @@ class Coordinator:
         """Go on with every task that the database says is running, and with rounds that outlived their task's end."""
         tasks: Sequence[Task] = await persist(lambda: asyncio.to_thread(self.around.store.tasks))
         for task in tasks:
-            if task.state == "running" or await self._left_open(task):
+            if task.state in ("running", "paused") or await self._left_open(task):
                 await self.run_task(task)
 
     async def _left_open(self, task: Task) -> bool:
@@ -151,6 +152,45 @@ class Coordinator:
         await asyncio.to_thread(self.around.store.end_task, task, "cancelled")
         if (runner := self.runner(task)) is not None:
             await runner.cancel()
+
+    async def pause(self, task: TaskId, paused: bool) -> Task:
+        """Let a task's running round end and start no other, or go on.
+
+        Raises:
+            Refusal: `task_unknown`, `task_state`.
+        """
+        runner = self.runner(task)
+        async with runner.between_rounds if runner is not None else contextlib.nullcontext():
+            changed: Task = await asyncio.to_thread(self.around.store.pause_task, task, paused)
+        if runner is not None:
+            runner.nudge()
+        return changed
+
+    async def roll_back(self, task: TaskId, version: int, current: int | None) -> ModelVersion:
+        """Make an earlier version the task's model again, as a new version.
+
+        A round that runs on the model before is abandoned: its result could not be committed any more, and its devices are
+        free for the next one.
+
+        Args:
+            current: the version that the caller takes for the task's; None for whatever it is.
+
+        Raises:
+            Refusal: `task_unknown`, `model_unknown`, `base_superseded`.
+        """
+        store, runner = self.around.store, self.runner(task)
+        async with runner.between_rounds if runner is not None else contextlib.nullcontext():
+            if current is None:
+                model = (await asyncio.to_thread(store.task, task)).model
+                current = -1 if model is None else model.version
+            restored: ModelVersion = await asyncio.to_thread(store.roll_back, task, version, current, self.around.clock())
+        _log.warning("model rolled back", task=task, to=version, version=restored.ref.version)
+        if runner is not None:
+            if runner.round is not None and runner.round.base != restored.ref:
+                await runner.abandon(Code.BASE_SUPERSEDED)
+            runner.nudge()
+        self.announce_versions()
+        return restored
 
     # --- plans and evaluations
 

@@ -31,6 +31,8 @@ Result = TypeVar("Result")
 _CLOSE_AGAIN_SECONDS = 5.0
 _SWEEP_PATIENCE_SECONDS = 600.0
 _CONFLICT_PAUSE_SECONDS = 1.0
+_READ_AGAIN_SECONDS = 30.0
+_ALIVE = ("running", "paused")
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
 
 
@@ -47,6 +49,9 @@ class TaskRunner:
         self._sweeps: set[asyncio.Task[None]] = set()
         self._assigner: Assigner | None = None
         self._cancelled = asyncio.Event()
+        self._nudged = asyncio.Event()
+        self.between_rounds = asyncio.Lock()
+        """Whoever holds it knows that no round begins meanwhile."""
         self._failed = False
         self._abandoned = 0
         self.round: Round | None = None
@@ -74,13 +79,22 @@ class TaskRunner:
     async def cancel(self) -> None:
         """Abandon the running round; `run` returns."""
         self._cancelled.set()
-        self.announce()
+        self.nudge()
+        await self.abandon(Code.TASK_CANCELLED)
+
+    async def abandon(self, reason: Code) -> None:
+        """Abandon the running round, if there is one; the next one begins."""
         round_ = self.round
         if round_ is not None and not round_.phase.ended:
             try:
-                await self.tell(round_.id, rounds.Failed(Code.TASK_CANCELLED))
+                await self.tell(round_.id, rounds.Failed(reason))
             except FedlearnError as error:
                 _log.info("the round ends without this word", round=str(round_.id), code=error.code)
+
+    def nudge(self) -> None:
+        """The task's state has changed."""
+        self._nudged.set()
+        self.announce()
 
     def assignment(self, device: DeviceId) -> Assignment | None:
         """The device's part in the running round, if it has one that it has not finished."""
@@ -128,8 +142,8 @@ class TaskRunner:
 
     async def _next_round(self) -> Round | None:
         store, task_id = self._around.store, self._task.id
-        self._task = await self._durably(store.task, task_id)
-        if self._task.state != "running":
+        await self._while_paused()
+        if self._task.state not in _ALIVE:
             self._cancelled.set()
         latest = await self._durably(store.latest_round, task_id)
         if latest is not None and not latest.phase.ended:
@@ -146,10 +160,28 @@ class TaskRunner:
             await self._durably(store.end_task, task_id, "completed")
             return None
         number = 1 if latest is None else latest.id.number + 1
-        round_ = rounds.start(RoundId(task_id, number), self._task.policy, self._task.model, self._around.clock())
-        await self._durably(store.add_round, round_)
-        _log.info("round opened", round=str(round_.id), base_version=round_.base.version)
-        return round_
+        async with self.between_rounds:
+            self._task = await self._durably(store.task, task_id)  # as it is now that nobody changes it
+            if self._task.state == "running" and self._task.model is not None:
+                round_ = rounds.start(RoundId(task_id, number), self._task.policy, self._task.model, self._around.clock())
+                await self._durably(store.add_round, round_)
+                _log.info("round opened", round=str(round_.id), base_version=round_.base.version)
+                return round_
+        return await self._next_round()
+
+    async def _while_paused(self) -> None:
+        """Read the task, and wait while it is paused and has no round to end."""
+        store, task_id = self._around.store, self._task.id
+        while True:
+            self._nudged.clear()
+            self._task = await self._durably(store.task, task_id)
+            latest = await self._durably(store.latest_round, task_id)
+            if self._task.state != "paused" or (latest is not None and not latest.phase.ended):
+                return
+            self._loaded.set()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_READ_AGAIN_SECONDS):
+                    await self._nudged.wait()
 
     async def _pause(self) -> None:
         """Let time pass between rounds that are abandoned at once: a refusal that lasts would fill the database with them."""

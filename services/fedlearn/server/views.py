@@ -73,6 +73,10 @@ def version_view(version: ModelVersion) -> VersionView:
         round=version.round,
         created_at=timestamp(version.created_at),
         evaluation=None if version.evaluation is None else dict(version.evaluation),
+        parent=version.parent,
+        contributors=version.contributors,
+        examples=version.examples,
+        labels=version.labels,
     )
 
 

@@ -92,7 +92,7 @@ class Walkthrough:
             round_ = runner.round
             if round_ is not None and round_.id != before and round_.phase is Phase.REPORTING:
                 return round_
-            if (await asyncio.to_thread(self._coordinator.around.store.task, before.task)).state != "running":
+            if (await asyncio.to_thread(self._coordinator.around.store.task, before.task)).state not in ("running", "paused"):
                 return None
             await runner.changed(0.2)
         return None

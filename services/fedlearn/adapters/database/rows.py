@@ -57,12 +57,41 @@ def read_task(row: RowMapping) -> Task:
     )
 
 
-def version_values(task: TaskId, ref: ModelRef, round_number: int | None, now: float) -> Values:
-    return {"task": task, **ref_values(ref), "round": round_number, "created_at": now}
+def version_values(
+    task: TaskId,
+    ref: ModelRef,
+    round_number: int | None,
+    now: float,
+    *,
+    parent: int | None = None,
+    made: Aggregate | None = None,
+) -> Values:
+    return {
+        "task": task,
+        **ref_values(ref),
+        "round": round_number,
+        "created_at": now,
+        "parent": parent,
+        "contributors": None if made is None else len(made.contributors),
+        "examples": None if made is None else made.examples,
+    }
 
 
-def read_version(row: RowMapping) -> ModelVersion:
-    return ModelVersion(TaskId(row["task"]), read_ref(row), row["round"], row["created_at"], row["evaluation"])
+def read_version(row: RowMapping, labels: Iterable[str] = ()) -> ModelVersion:
+    parent = row["parent"]
+    if parent is None and row["round"] is not None:  # written by a release that knew no other parents
+        parent = row["version"] - 1
+    return ModelVersion(
+        task=TaskId(row["task"]),
+        ref=read_ref(row),
+        round=row["round"],
+        created_at=row["created_at"],
+        evaluation=row["evaluation"],
+        parent=parent,
+        contributors=row["contributors"],
+        examples=row["examples"],
+        labels=tuple(labels),
+    )
 
 
 def round_values(round_: Round) -> Values:

@@ -2,13 +2,22 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from sqlalchemy import Connection, Select, select, update
+from sqlalchemy import Connection, select, update
 
 from fedlearn.adapters.database.engine import Database, insert_new
 from fedlearn.adapters.database.migrations import upgrade
 from fedlearn.adapters.database.rounds import insert_round, load_round, load_rounds, replace_round
 from fedlearn.adapters.database.rows import read_task, read_version, task_values, version_values
 from fedlearn.adapters.database.tables import model_versions, plans, rounds, signing_keys, tasks
+from fedlearn.adapters.database.versions import (
+    load_version,
+    load_versions,
+    put_label,
+    query_version,
+    restore_version,
+    take_label,
+    unknown_version,
+)
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import RoundId, TaskId
 from fedlearn.core.ports import ModelVersion, Task
@@ -95,6 +104,17 @@ class DatabaseRoundStore:
             if _task(connection, task, lock=True).state not in _ENDED:
                 connection.execute(update(tasks).where(tasks.c.id == task).values(state=state))
 
+    def pause_task(self, task: TaskId, paused: bool) -> Task:
+        before, after = ("running", "paused") if paused else ("paused", "running")
+        with self._database.writing() as connection:
+            found = _task(connection, task, lock=True)
+            if found.state not in (before, after):
+                raise Refusal(
+                    Code.TASK_STATE, f"Task {task} is {found.state}: it can't be {'paused' if paused else 'resumed'}."
+                )
+            connection.execute(update(tasks).where(tasks.c.id == task).values(state=after))
+            return _task(connection, task)
+
     # --- rounds
 
     def add_round(self, round_: Round) -> None:
@@ -114,7 +134,7 @@ class DatabaseRoundStore:
         task, model = round_.id.task, round_.aggregate.model
         with self._database.writing() as connection:
             replace_round(connection, round_, previous)
-            new = version_values(task, model, round_.id.number, now)
+            new = version_values(task, model, round_.id.number, now, parent=round_.base.version, made=round_.aggregate)
             if _task(connection, task, lock=True).model != round_.base or not insert_new(connection, model_versions, new):
                 raise Refusal(
                     Code.BASE_SUPERSEDED,
@@ -142,16 +162,28 @@ class DatabaseRoundStore:
     # --- model versions
 
     def versions(self, task: TaskId) -> Sequence[ModelVersion]:
-        query = select(model_versions).where(model_versions.c.task == task).order_by(model_versions.c.version)
         with self._database.reading() as connection:
-            return [read_version(row) for row in connection.execute(query).mappings()]
+            return load_versions(connection, task)
 
     def version(self, task: TaskId, version: int) -> ModelVersion:
         with self._database.reading() as connection:
-            row = connection.execute(_version(task, version)).mappings().one_or_none()
-        if row is None:
-            raise _unknown_version(task, version)
-        return read_version(row)
+            return load_version(connection, task, version)
+
+    def roll_back(self, task: TaskId, version: int, current: int, now: float) -> ModelVersion:
+        with self._database.writing() as connection:
+            restore_version(connection, _task(connection, task, lock=True), version, current, now)
+            model = _task(connection, task).model
+            assert model is not None
+            return load_version(connection, task, model.version)
+
+    def pin(self, task: TaskId, version: int, label: str) -> ModelVersion:
+        with self._database.writing() as connection:
+            put_label(connection, task, version, label)
+            return load_version(connection, task, version)
+
+    def unpin(self, task: TaskId, label: str) -> None:
+        with self._database.writing() as connection:
+            take_label(connection, task, label)
 
     def unevaluated(self) -> Sequence[ModelVersion]:
         query = (
@@ -169,8 +201,8 @@ class DatabaseRoundStore:
         )
         with self._database.writing() as connection:
             scored = connection.execute(unscored.values(evaluation=dict(metrics))).rowcount == 1
-            if not scored and connection.execute(_version(task, version)).one_or_none() is None:
-                raise _unknown_version(task, version)
+            if not scored and connection.execute(query_version(task, version)).one_or_none() is None:
+                raise unknown_version(task, version)
 
     # --- keys
 
@@ -195,11 +227,3 @@ def _task(connection: Connection, task: TaskId, *, lock: bool = False) -> Task:
     if row is None:
         raise Refusal(Code.TASK_UNKNOWN, f"There is no task {task}.")
     return read_task(row)
-
-
-def _version(task: TaskId, version: int) -> Select[tuple[object, ...]]:
-    return select(model_versions).where(model_versions.c.task == task, model_versions.c.version == version)
-
-
-def _unknown_version(task: TaskId, version: int) -> Refusal:
-    return Refusal(Code.MODEL_UNKNOWN, f"Task {task} has no model version {version}.")

@@ -61,6 +61,18 @@ model_versions = Table(
     Column("round", Integer),
     Column("created_at", UtcTime, nullable=False),
     Column("evaluation", Document),
+    Column("parent", Integer),
+    Column("contributors", Integer),
+    Column("examples", BigInteger),
+)
+
+model_labels = Table(
+    "model_labels",
+    metadata,
+    Column("task", String, primary_key=True),
+    Column("label", String, primary_key=True),
+    Column("version", Integer, nullable=False),
+    ForeignKeyConstraint(["task", "version"], ["model_versions.task", "model_versions.version"]),
 )
 
 rounds = Table(

@@ -23,6 +23,7 @@ from fedlearn.protocol.messages import (
     VersionView,
 )
 from fedlearn.server.coordinator import Coordinator
+from fedlearn.server.routes.steering import add_steering_routes
 from fedlearn.server.submission import start_task, submit_task
 from fedlearn.server.views import round_view, task_view, version_view
 
@@ -37,6 +38,7 @@ def operator_routes(coordinator: Coordinator, token: Callable[[], str]) -> APIRo
     _task_routes(router, coordinator, operator)
     _round_routes(router, coordinator)
     _model_routes(router, coordinator, operator)
+    add_steering_routes(router, coordinator, operator)
     return router
 
 
