@@ -225,6 +225,11 @@ class HandDevice:
         path = f"/v1/rounds/{assignment.task}/{assignment.round}/acceptances"
         return self.server.post(path, json={"slot": self.slot})
 
+    def wanted(self, assignment: Assignment, wait_seconds: float = 0.0) -> httpx.Response:
+        path = f"/v1/rounds/{assignment.task}/{assignment.round}/wanted"
+        slot = {} if self.slot is None else {"slot": self.slot}
+        return self.server.get(path, params={"wait_seconds": wait_seconds, **slot})
+
     def drop_out(self, assignment: Assignment, code: Code) -> httpx.Response:
         path = f"/v1/rounds/{assignment.task}/{assignment.round}/dropouts"
         return self.server.post(path, json={"slot": self.slot, "code": code})

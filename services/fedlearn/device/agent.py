@@ -6,10 +6,10 @@ import hashlib
 import time
 from dataclasses import dataclass
 
-from fedlearn.adapters.http import persist
+from fedlearn.adapters.http import first_of, persist
 from fedlearn.core.errors import Code, FedlearnError, Outage
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
-from fedlearn.core.learning import Shard, Weights
+from fedlearn.core.learning import Shard, Stop, Weights
 from fedlearn.core.updates import Update
 from fedlearn.device.peers import AggregatorClient
 from fedlearn.device.workshop import Tools, Workshop
@@ -22,6 +22,7 @@ from fedlearn.telemetry.logs import about, log
 
 _log = log(__name__)
 _TELL_SECONDS = 5.0
+_ASK_AGAIN_SECONDS = 0.5
 _NOBODY_TO_TELL = frozenset({Code.ROUND_CLOSED, Code.NOT_SELECTED, Code.TASK_UNKNOWN})
 
 
@@ -84,15 +85,19 @@ class Agent:
         round_id = RoundId(TaskId(assignment.task), assignment.round)
         try:
             async with asyncio.timeout(assignment.seconds_left):
-                await self._contribute(round_id, assignment)
+                body, sha256 = await first_of(self._contribute(round_id, assignment), self._while_wanted(round_id))
+                await self._tell(round_id, assignment.ticket, UploadDone(slot=self._home.slot, sha256=sha256))
+                _log.info("uploaded", bytes=len(body))
         except TimeoutError:
             _log.warning("not ready before the deadline")
         except asyncio.CancelledError:
             await self._drop_out(round_id, Code.DEVICE_STOPPING, "The process is being stopped.")
             raise
         except FedlearnError as error:
-            _log.warning("drops out", code=error.code, detail=error.detail)
-            if error.code not in _NOBODY_TO_TELL:
+            if error.code in _NOBODY_TO_TELL:
+                _log.info("is released", code=error.code, detail=error.detail)
+            else:
+                _log.warning("drops out", code=error.code, detail=error.detail)
                 await self._drop_out(round_id, error.code, error.detail)
         except Exception as error:
             _log.exception("drops out by an unforeseen failure")
@@ -106,7 +111,15 @@ class Agent:
         except FedlearnError as error:
             _log.info("the server takes no word of it", code=error.code)
 
-    async def _contribute(self, round_id: RoundId, assignment: Assignment) -> None:
+    async def _while_wanted(self, round_id: RoundId) -> None:
+        """Ends with `round_closed` when the round needs no more reports: what this device does is in vain then."""
+        seconds = self._checkin.wait_seconds
+        while True:
+            await persist(lambda: self._workshop.server.wanted(round_id, self._home.slot, seconds))
+            await asyncio.sleep(_ASK_AGAIN_SECONDS)
+
+    async def _contribute(self, round_id: RoundId, assignment: Assignment) -> tuple[bytes, str]:
+        """All but the last word; what was uploaded, and its digest."""
         workshop = self._workshop
         await persist(lambda: workshop.server.accept(round_id, self._home.slot))
         tools = await workshop.tools(assignment.plan_digest)
@@ -114,14 +127,21 @@ class Agent:
         key = await workshop.sealing_key(round_id)
         in_context = contextvars.copy_context().run  # so that its log lines name round and device
         loop = asyncio.get_running_loop()
-        update = await loop.run_in_executor(workshop.compute, in_context, self._train, tools, weights, round_id)
+        stop = Stop()
+        try:
+            update = await loop.run_in_executor(workshop.compute, in_context, self._train, tools, weights, round_id, stop)
+        except BaseException:
+            stop.set()  # the thread is the process's only one: other rounds wait for it
+            raise
         sealed = await asyncio.to_thread(self._seal, update, key, assignment, tools)
         await self._upload(round_id, assignment.ticket, sealed)
+        return sealed
 
-    def _train(self, tools: Tools, weights: Weights, round_id: RoundId) -> Update:
+    def _train(self, tools: Tools, weights: Weights, round_id: RoundId, stop: Stop) -> Update:
+        stop.check()
         shard, began = self._home.shard, time.monotonic()
         figures = tools.learner.evaluate(weights, shard.holdout)
-        trained = tools.learner.train(weights, shard.train, self._seed(round_id))
+        trained = tools.learner.train(weights, shard.train, self._seed(round_id), stop)
         delta = flatten(trained)
         delta -= flatten(weights)
         seconds = time.monotonic() - began
@@ -153,6 +173,7 @@ class Agent:
         grant = await persist(lambda: self._aggregator.place(round_id, request, ticket))
         await asyncio.to_thread(self._workshop.transfer.store, grant, body)
         metrics.UPLOADED_BYTES.inc(len(body))
-        await persist(lambda: self._aggregator.done(round_id, UploadDone(slot=self._home.slot, sha256=sha256), ticket))
+
+    async def _tell(self, round_id: RoundId, ticket: str, done: UploadDone) -> None:
+        await persist(lambda: self._aggregator.done(round_id, done, ticket))
         self._uploaded = RoundName(task=round_id.task, round=round_id.number)
-        _log.info("uploaded", bytes=len(body))

@@ -41,7 +41,7 @@ def read_homes(settings: DeviceSettings, runtime: str) -> list[Home]:
 
 def build_app(settings: DeviceSettings) -> FastAPI:
     """The app of a device process; its agents run while it does."""
-    make_learner, runtime = learner_factory(settings.learner)
+    make_learner, runtime = learner_factory(settings.learner, settings.synthetic_seconds)
     homes = read_homes(settings, runtime)
     server = ServiceClient(
         settings.server_url, "server", token=TokenFile(settings.server_token_file), unreachable=Code.SERVER_UNREACHABLE

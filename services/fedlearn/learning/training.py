@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedlearn.core.errors import Code, Refusal
-from fedlearn.core.learning import Examples, Metrics, Weights
+from fedlearn.core.learning import Examples, Metrics, Stop, Weights
 from fedlearn.learning.models import model_of, plan_weights
 from fedlearn.learning.objectives import feature_spec, label_spec, loss_function, metric_function
 from fedlearn.learning.optimizers import rule_of
@@ -51,6 +51,7 @@ class KerasLearner:
         self._plan = plan
         self._model = model_of(plan)
         self._weights = plan_weights(self._model)
+        self._halt = tf.Variable(False, trainable=False)
         self._places()
         try:
             self._losses = loss_function(plan.loss, plan.loss_options)
@@ -82,25 +83,32 @@ class KerasLearner:
         sums = _run(self._evaluate, self._tensors(weights), streams, *self._arrays(examples)).numpy()
         return dict(zip(("loss", *self._metrics), (float(s) / len(examples) for s in sums), strict=True))
 
-    def train(self, weights: Weights, examples: Examples, seed: int) -> list[npt.NDArray[np.float32]]:
+    def train(self, weights: Weights, examples: Examples, seed: int, stop: Stop | None = None) -> list[npt.NDArray[np.float32]]:
         """Train from `weights` as the plan says; the same seed gives the same weights.
 
         Args:
             weights: in the manifest's order; left as they are.
             examples: features as the model takes them; labels of shape (n,) for a sparse loss, else as the model's output.
             seed: at least 0; gives the order of the examples and what dropout and noise draw.
+            stop: read before each step of the compiled loop.
 
         Raises:
             Refusal: `training_failed` when the loss or a weight is not finite, or a label is out of range; `shard_invalid` or
                 `model_mismatch` for shapes that don't fit the plan.
+            Stopped: at the next step once `stop` is set.
         """
+        stop = stop or Stop()
         if not len(examples):
             raise Refusal(Code.TRAINING_FAILED, "There are no examples to train on.")
         rng = np.random.default_rng(seed)
         streams = np.zeros((self._streams, 2), dtype=np.int64)  # Keras counts in the second word, so the first tells them apart
         streams[:, 0] = rng.integers(2**31, size=self._streams)
         order = np.concatenate([rng.permutation(len(examples)) for _ in range(self._plan.training.epochs)], dtype=np.int32)
-        total, trained = _run(self._train, self._tensors(weights), streams, *self._arrays(examples), order)
+        given = (self._tensors(weights), streams, *self._arrays(examples), order)
+        self._halt.assign(False)
+        with stop.telling(lambda: self._halt.assign(True)):
+            total, trained = _run(self._train, *given)
+        stop.check()
         new = [tensor.numpy() for tensor in trained]
         if not np.isfinite(total.numpy()) or not all(np.isfinite(weight).all() for weight in new):
             raise Refusal(
@@ -137,7 +145,12 @@ class KerasLearner:
         start = (tf.constant(0), trainable, rest, rule.start(trainable), tf.constant(0.0))
         last = steps * training.epochs
         # one iteration at a time: each needs the weights of the one before
-        _, trainable, rest, _, total = tf.while_loop(lambda step, *_: step < last, body, start, parallel_iterations=1)
+        _, trainable, rest, _, total = tf.while_loop(
+            lambda step, *_: tf.logical_and(step < last, tf.logical_not(self._halt.read_value())),
+            body,
+            start,
+            parallel_iterations=1,
+        )
         trained = list(weights)
         for state, value in zip((*self._trainable, *self._rest), (*trainable, *rest), strict=True):
             if state.weight is not None:

@@ -116,6 +116,13 @@ class Acceptance(Message):
     slot: Slot = None
 
 
+class Wanted(Message):
+    """Whether a device's report is still wanted; answered as soon as it is not, or after `wait_seconds`."""
+
+    slot: Slot = None
+    wait_seconds: Annotated[float, Field(ge=0, le=300)] = 0.0
+
+
 class DropOut(Message):
     """The device will not report in this round."""
 
@@ -195,6 +202,7 @@ class ModelUploadRequest(Message):
     """The server asks for a place for version 0 of a task, on behalf of the operator who submits it."""
 
     task: TaskName
+    goal: Annotated[int, Field(ge=1, le=MAX_DEVICES_A_ROUND, examples=[3], description="How many devices its rounds aggregate.")]
     size_bytes: Size
     sha256: Digest
 
@@ -216,7 +224,7 @@ class Policy(Message):
     """What a task demands of its rounds; see `core.rounds.RoundPolicy`."""
 
     goal: Annotated[int, Field(ge=1, le=MAX_DEVICES_A_ROUND, description="How many reports finish a round.")] = 3
-    over_selection: Annotated[float, Field(ge=1, le=10, description="Devices selected for each report wanted.")] = 1.0
+    over_selection: Annotated[float, Field(ge=1, le=10, description="Devices selected for each report wanted.")] = 1.3
     min_fraction: Annotated[float, Field(gt=0, le=1, description="Of the goal: fewer abandon the round.")] = 0.8
     selection_timeout_seconds: Annotated[float, Field(gt=0, le=86400)] = 60.0
     reporting_timeout_seconds: Annotated[float, Field(gt=0, le=30 * 86400)] = 600.0

@@ -19,6 +19,7 @@ from fedlearn.core.selection import choose
 from fedlearn.protocol.messages import Assignment
 from fedlearn.protocol.plans import Plan
 from fedlearn.server.assignments import Assigner
+from fedlearn.server.cohort import Cohort
 from fedlearn.server.inbox import Inbox, Word
 from fedlearn.server.observation import observe
 from fedlearn.server.peers import AggregatorClient
@@ -33,6 +34,7 @@ _SWEEP_PATIENCE_SECONDS = 600.0
 _CONFLICT_PAUSE_SECONDS = 1.0
 _READ_AGAIN_SECONDS = 30.0
 _ALIVE = ("running", "paused")
+_LOOK_AGAIN_SECONDS = 1.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
 
 
@@ -52,11 +54,17 @@ class TaskRunner:
         self._nudged = asyncio.Event()
         self.between_rounds = asyncio.Lock()
         """Whoever holds it knows that no round begins meanwhile."""
-        self._failed = False
+        self.cohort = Cohort(around.fleet)
+        self._failed = self._ended = False
         self._abandoned = 0
         self.round: Round | None = None
 
     # --- what others ask
+
+    def wants(self, dataset: str) -> int:
+        """How many devices with shards of this dataset its next round selects; 0 once there is none."""
+        goes_on = dataset == self._plan.dataset and not (self._cancelled.is_set() or self._ended)
+        return self._task.policy.selection.goal if goes_on else 0
 
     def wake(self) -> None:
         """The fleet has changed."""
@@ -121,6 +129,16 @@ class TaskRunner:
         except TimeoutError:
             return
 
+    async def while_wanted(self, round_id: RoundId, device: DeviceId, seconds: float) -> None:
+        """As `Cohort.while_wanted`, once the round is read."""
+        await self._loaded.wait()
+        await self.cohort.while_wanted(round_id, device, seconds)
+
+    def let_go(self) -> None:
+        """Answer those who wait: this server stops, the rounds go on."""
+        self.cohort.leave()
+        self.announce()
+
     # --- the loop
 
     async def run(self) -> None:
@@ -130,10 +148,12 @@ class TaskRunner:
                 with about(round=str(round_.id)):
                     await self._finish(round_)
                 await self._pause()
+            self._ended = True
             self._loaded.set()
             await asyncio.gather(*self._sweeps)
         except BaseException:
             self._failed = True
+            self.cohort.leave()
             raise
         finally:
             self._loaded.set()
@@ -210,8 +230,6 @@ class TaskRunner:
     async def _finish(self, round_: Round) -> None:
         self._set(round_)
         self._woken.set()  # devices may wait already, or time may be over
-        if round_.phase in (Phase.CONFIGURATION, Phase.REPORTING):
-            self._around.fleet.reserve(round_.devices(*OUTSTANDING))
         self._execute(rounds.resume(round_))
         try:
             while self.round is not None and not self.round.phase.ended:
@@ -224,7 +242,7 @@ class TaskRunner:
         finally:
             for work in self._work:
                 work.cancel()
-            self._around.fleet.release(round_.participants if self.round is None else self.round.participants)
+            self.cohort.let_go()
             self._turn_away(self._inbox.take())
 
     async def _step(self, before: Round) -> None:
@@ -236,7 +254,7 @@ class TaskRunner:
             try:
                 after = await self._save(after, before, effects)
             except BaseException:
-                self._around.fleet.release(after.participants)
+                self.cohort.hold(())
                 self._turn_away(words)
                 raise
             self._set(after)
@@ -267,7 +285,14 @@ class TaskRunner:
     def _events_of_its_own(self, round_: Round) -> Iterator[Event]:
         if self._cancelled.is_set():
             yield rounds.Failed(Code.TASK_CANCELLED)
-        yield rounds.DevicesAvailable(len(self._candidates())) if round_.phase is Phase.SELECTION else rounds.Tick()
+        yield self._available(round_) if round_.phase is Phase.SELECTION else rounds.Tick()
+
+    def _available(self, round_: Round) -> rounds.DevicesAvailable:
+        count = len(self._candidates())
+        if count < round_.policy.goal or count >= round_.policy.selection.goal:
+            return rounds.DevicesAvailable(count)
+        left = (round_.deadline or 0.0) - self._around.clock()
+        return rounds.DevicesAvailable(count, to_come=self._around.fleet.missing(self._plan.dataset, left))
 
     def _turn_away(self, words: list[Word]) -> None:
         for word in words:
@@ -282,6 +307,8 @@ class TaskRunner:
 
     async def _wait(self, round_: Round) -> None:
         left = None if round_.deadline is None else max(0.0, round_.deadline - self._around.clock())
+        if left is not None and round_.phase is Phase.SELECTION:  # a device that was to come back may be missed no longer
+            left = min(left, _LOOK_AGAIN_SECONDS)
         try:
             async with asyncio.timeout(left):
                 await self._woken.wait()
@@ -298,7 +325,7 @@ class TaskRunner:
         for effect in effects:
             if isinstance(effect, rounds.SelectCohort):
                 cohort = choose(self._candidates(), effect.size, self._around.rng)
-                self._around.fleet.reserve(cohort)
+                self.cohort.hold(cohort)
                 selected, caused = rounds.advance(round_, rounds.CohortSelected(cohort), now)
                 return selected, list(caused)
         return round_, effects
@@ -321,6 +348,9 @@ class TaskRunner:
     def _set(self, round_: Round) -> None:
         before, self.round = self.round, round_
         self._loaded.set()
+        if before is None or before.id != round_.id:
+            self._reporting_over = asyncio.Event()
+        self.cohort.follow(round_)
         if round_.phase is Phase.SELECTION:
             self._assigner = None
         if before is None or before.id != round_.id or before.phase is not round_.phase:

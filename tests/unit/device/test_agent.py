@@ -14,7 +14,7 @@ from fedlearn.aggregator.folding import Folding
 from fedlearn.aggregator.layout import update_key
 from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal, SetupError
 from fedlearn.core.ids import DeviceId, RoundId
-from fedlearn.core.learning import Examples, Learner, Shard, Weights
+from fedlearn.core.learning import Examples, Learner, Shard, Stop, Stopped, Weights
 from fedlearn.core.ports import UploadGrant
 from fedlearn.device.agent import Agent, Home
 from fedlearn.device.workshop import Workshop
@@ -66,7 +66,7 @@ class Services:
         self.told: list[UploadDone] = []
         self.tickets: set[str] = set()
         self.fails: dict[str, list[FedlearnError]] = {}
-        self.idle = asyncio.Event()
+        self.idle, self.closed = asyncio.Event(), asyncio.Event()
         self.round, self.identity, self.bucket = SealedRound(MemoryObjectStore()), identity, MemoryObjectStore()
 
     def _perhaps_fail(self, call: str) -> None:
@@ -86,6 +86,11 @@ class Services:
     async def accept(self, round_id: RoundId, slot: int | None) -> None:
         self._perhaps_fail("accept")
         self.accepted.append((round_id, slot))
+
+    async def wanted(self, round_id: RoundId, slot: int | None, wait_seconds: float) -> None:
+        self._perhaps_fail("wanted")
+        await self.closed.wait()
+        raise Refusal(Code.ROUND_CLOSED, "Enough have reported.")
 
     async def drop_out(self, round_id: RoundId, dropout: DropOut) -> None:
         self.dropped.append(dropout)
@@ -175,9 +180,9 @@ async def seed_of(services: Services, number: int = ROUND.number, seed_name: str
     seeds: list[int] = []
 
     class Listening(SyntheticLearner):
-        def train(self, weights: Weights, examples: Examples, seed: int) -> Any:
+        def train(self, weights: Weights, examples: Examples, seed: int, stop: Stop | None = None) -> Any:
             seeds.append(seed)
-            return super().train(weights, examples, seed)
+            return super().train(weights, examples, seed, stop)
 
     again = Services()
     again.round = services.round
@@ -215,7 +220,7 @@ async def test_a_device_seals_nothing_to_a_key_that_its_aggregator_does_not_vouc
 class Failing(SyntheticLearner):
     error: Exception = Refusal(Code.TRAINING_FAILED, "The loss is not finite.")
 
-    def train(self, weights: Weights, examples: Examples, seed: int) -> Any:
+    def train(self, weights: Weights, examples: Examples, seed: int, stop: Stop | None = None) -> Any:
         raise self.error
 
 
@@ -234,7 +239,7 @@ async def test_a_device_that_can_not_train_drops_out_and_takes_part_again(learne
     assert [round_id.number for round_id, _ in services.accepted] == [7, 8]
 
 
-@pytest.mark.parametrize("call", ["accept", "plan", "sealing_key", "place", "done"])
+@pytest.mark.parametrize("call", ["accept", "wanted", "plan", "sealing_key", "place", "done"])
 async def test_an_outage_is_waited_out(call: str) -> None:
     services = Services()
     services.answers = [assignment()]
@@ -309,10 +314,10 @@ class Blocked(SyntheticLearner):
 
     begun, may_end = threading.Event(), threading.Event()
 
-    def train(self, weights: Weights, examples: Examples, seed: int) -> Any:
+    def train(self, weights: Weights, examples: Examples, seed: int, stop: Stop | None = None) -> Any:
         self.begun.set()
         assert self.may_end.wait(10)
-        return super().train(weights, examples, seed)
+        return super().train(weights, examples, seed, stop)
 
 
 @pytest.fixture
@@ -329,6 +334,48 @@ async def test_a_device_that_is_too_slow_uploads_nothing_and_waits_for_the_next_
         await settle(services)
     assert len(services.told) == 1
     assert services.dropped == []
+
+
+class Endless(SyntheticLearner):
+    """Trains until it is stopped."""
+
+    begun, stopped = threading.Event(), threading.Event()
+
+    def train(self, weights: Weights, examples: Examples, seed: int, stop: Stop | None = None) -> Any:
+        assert stop is not None
+        self.begun.set()
+        try:
+            stop.wait(10)
+        except Stopped:
+            self.stopped.set()
+            raise
+
+
+@pytest.fixture
+def endless() -> type[Endless]:
+    return type("Endless", (Endless,), {"begun": threading.Event(), "stopped": threading.Event()})
+
+
+async def test_a_device_stops_training_as_soon_as_the_round_has_its_goal_and_leaves_it_without_a_word(
+    endless: type[Endless],
+) -> None:
+    services = Services()
+    services.answers = [assignment()]
+    async with running(services, endless):
+        await until(endless.begun.is_set)
+        services.closed.set()
+        await settle(services)
+        assert await until(endless.stopped.is_set)
+    assert (services.dropped, services.told, services.round.store.list("")) == ([], [], [])
+
+
+async def test_training_that_is_late_stops_too_so_that_the_next_round_finds_the_thread_free(endless: type[Endless]) -> None:
+    services = Services()
+    services.answers = [assignment(seconds_left=0.2)]
+    async with running(services, endless):
+        await until(endless.begun.is_set)
+        await settle(services)
+        assert await until(endless.stopped.is_set)
 
 
 async def test_a_device_that_is_stopped_in_a_round_tells_the_server(blocked: type[Blocked]) -> None:
