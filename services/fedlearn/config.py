@@ -144,6 +144,10 @@ class DeviceSettings(_Service):
     manual: bool = Field(
         False, description="Train at `/modeltrain` and so on, for the walk-through: anybody may call it. Without `count`."
     )
+    conditions_file: Path | None = Field(
+        None,
+        description="JSON with idle, charging, unmetered, kept current by whoever watches the machine; none: always all three.",
+    )
     checkin_seconds: float = Field(30.0, gt=0, le=300, description="How long one check-in may be held.")
 
     @model_validator(mode="after")

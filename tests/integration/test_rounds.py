@@ -211,6 +211,20 @@ def test_a_device_of_another_dataset_is_passed_by(trial: Trial) -> None:
         assert waiting.result().json()["kind"] == "come_back"
 
 
+def test_a_device_that_does_not_meet_the_tasks_demands_is_passed_by(trial: Trial) -> None:
+    trial.submit(rounds=1, demands={"charging": True, "min_examples": 10})
+    a, b, c = trial.devices("a", "b", "c")
+    with ThreadPoolExecutor(1) as threads:
+        draining = threads.submit(c.check_in, 3, conditions={"charging": False})
+        assignments = trial.assign(a, b)
+        assert draining.result().json()["kind"] == "come_back"
+    assert assignments[0].demands.charging
+    assert c.drop_out(assignments[0], Code.NOT_ELIGIBLE).json()["code"] == Code.NOT_SELECTED
+    assert a.drop_out(assignments[0], Code.NOT_ELIGIBLE).status_code == 204
+    assert trial.standings()["a"] == ("dropped", "not_eligible")
+    trial.cancel()
+
+
 def test_a_second_check_in_of_a_device_ends_its_first(trial: Trial) -> None:
     device = trial.device("a")
     with ThreadPoolExecutor(1) as threads:

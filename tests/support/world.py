@@ -212,8 +212,8 @@ class HandDevice:
         self.server = world.client(world.server_url, "fedlearn-device", pod, SERVER_AUDIENCE)
         self.aggregator = world.client(world.aggregator_url, "fedlearn-device", pod, AGGREGATOR_AUDIENCE)
 
-    def check_in(self, wait_seconds: float = 20.0) -> httpx.Response:
-        checkin = {"slot": self.slot, "dataset": self.dataset, "examples": 10, "wait_seconds": wait_seconds}
+    def check_in(self, wait_seconds: float = 20.0, **changes: Any) -> httpx.Response:
+        checkin = {"slot": self.slot, "dataset": self.dataset, "examples": 10, "wait_seconds": wait_seconds, **changes}
         return self.server.post("/v1/checkins", json=checkin)
 
     def assignment(self, wait_seconds: float = 20.0) -> Assignment:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from fedlearn.core.eligibility import Demands
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import DeviceId, RoundId
 
@@ -73,6 +74,7 @@ class RoundPolicy:
     selection_timeout_seconds: float = 60.0
     reporting_timeout_seconds: float = 600.0
     aggregation_timeout_seconds: float = 600.0
+    demands: Demands = field(default_factory=Demands)
 
     @property
     def minimum(self) -> int:

@@ -38,7 +38,7 @@ class Pace:
 
     spare: float = 3.0
     checkins_per_second: float = 200.0
-    meeting_seconds: float = 15.0
+    meeting_seconds: float = 10.0
     longest_seconds: float = 900.0
 
     def away_seconds(self, census: Census, hold_seconds: float) -> float:

@@ -4,17 +4,28 @@ import asyncio
 import contextvars
 import hashlib
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from fedlearn.adapters.http import first_of, persist
-from fedlearn.core.errors import Code, FedlearnError, Outage
+from fedlearn.core.eligibility import Conditions, shortfall
+from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.learning import Shard, Stop, Weights
 from fedlearn.core.updates import Update
 from fedlearn.device.peers import AggregatorClient
 from fedlearn.device.workshop import Tools, Workshop
+from fedlearn.protocol.eligibility import DeviceConditions
 from fedlearn.protocol.envelope import UpdateContext, seal
-from fedlearn.protocol.messages import Assignment, CheckIn, ComeBack, DropOut, RoundName, UploadDone, UploadRequest
+from fedlearn.protocol.messages import (
+    Assignment,
+    CheckIn,
+    ComeBack,
+    DropOut,
+    RoundName,
+    UploadDone,
+    UploadRequest,
+)
 from fedlearn.protocol.sealing import SealingPublicKey
 from fedlearn.protocol.tensors import flatten
 from fedlearn.telemetry import metrics
@@ -23,7 +34,12 @@ from fedlearn.telemetry.logs import about, log
 _log = log(__name__)
 _TELL_SECONDS = 5.0
 _ASK_AGAIN_SECONDS = 0.5
+_LOOK_SECONDS = 1.0
 _NOBODY_TO_TELL = frozenset({Code.ROUND_CLOSED, Code.NOT_SELECTED, Code.TASK_UNKNOWN})
+
+
+class _ConditionsChanged(Exception):
+    """The device must be offered anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +62,16 @@ class Home:
 class Agent:
     """The loop of one device; a round that fails for this device is dropped out of, and the loop goes on."""
 
-    def __init__(self, home: Home, workshop: Workshop, aggregator: AggregatorClient, checkin_seconds: float) -> None:
+    def __init__(
+        self,
+        home: Home,
+        workshop: Workshop,
+        aggregator: AggregatorClient,
+        checkin_seconds: float,
+        conditions: Callable[[], Conditions] = Conditions,
+    ) -> None:
         self._home, self._workshop, self._aggregator = home, workshop, aggregator
+        self._conditions = conditions
         self._uploaded: RoundName | None = None
         self._checkin = CheckIn(
             slot=home.slot,
@@ -70,8 +94,13 @@ class Agent:
                 await self._take_part(answer)
 
     async def _check_in(self) -> Assignment | ComeBack:
+        offered = self._conditions()
+        changes = {"uploaded": self._uploaded, "conditions": DeviceConditions.of(offered)}
+        offer = self._checkin.model_copy(update=changes)
         try:
-            answer = await self._workshop.server.check_in(self._checkin.model_copy(update={"uploaded": self._uploaded}))
+            answer = await first_of(self._workshop.server.check_in(offer), self._while_as(offered))
+        except _ConditionsChanged:
+            return ComeBack(after_seconds=0.0)
         except FedlearnError as error:
             self.connected = False
             _log.warning("check-in failed", code=error.code, detail=error.detail)
@@ -85,7 +114,9 @@ class Agent:
         round_id = RoundId(TaskId(assignment.task), assignment.round)
         try:
             async with asyncio.timeout(assignment.seconds_left):
-                body, sha256 = await first_of(self._contribute(round_id, assignment), self._while_wanted(round_id))
+                body, sha256 = await first_of(
+                    self._contribute(round_id, assignment), self._while_wanted(round_id), self._while_eligible(assignment)
+                )
                 await self._tell(round_id, assignment.ticket, UploadDone(slot=self._home.slot, sha256=sha256))
                 _log.info("uploaded", bytes=len(body))
         except TimeoutError:
@@ -117,6 +148,22 @@ class Agent:
         while True:
             await persist(lambda: self._workshop.server.wanted(round_id, self._home.slot, seconds))
             await asyncio.sleep(_ASK_AGAIN_SECONDS)
+
+    async def _while_eligible(self, assignment: Assignment) -> None:
+        """Ends with `not_eligible` when the device does not meet the task's demands any more."""
+        demands, home = assignment.demands.domain(), self._home
+        while True:
+            lacking = shortfall(demands, self._conditions(), len(home.shard.train), home.runtime)
+            if lacking is not None:
+                raise Refusal(Code.NOT_ELIGIBLE, lacking)
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _while_as(self, offered: Conditions) -> None:
+        """Ends when the offer that is held is not true any more; memory comes and goes, and is looked at in the round."""
+        while True:
+            if replace(self._conditions(), free_memory_bytes=offered.free_memory_bytes) != offered:
+                raise _ConditionsChanged
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def _contribute(self, round_id: RoundId, assignment: Assignment) -> tuple[bytes, str]:
         """All but the last word; what was uploaded, and its digest."""

@@ -15,6 +15,7 @@ from fedlearn.config import DeviceSettings
 from fedlearn.core.errors import Code, Outage
 from fedlearn.data.shards import read_shard
 from fedlearn.device.agent import Agent, Home
+from fedlearn.device.conditions import Probe
 from fedlearn.device.learners import learner_factory
 from fedlearn.device.peers import AggregatorClient, ServerClient
 from fedlearn.device.walkthrough import Hand, ManualAgent, step_routes
@@ -61,7 +62,7 @@ def build_app(settings: DeviceSettings) -> FastAPI:
         compute=compute,
     )
     hand = Hand(settings.aggregator_url) if settings.manual else None
-    agents = [_agent(home, workshop, AggregatorClient(aggregator), settings.checkin_seconds, hand) for home in homes]
+    agents = [_agent(home, workshop, AggregatorClient(aggregator), settings, hand) for home in homes]
 
     async def ready() -> None:
         if not all(agent.connected for agent in agents):
@@ -92,10 +93,13 @@ def build_app(settings: DeviceSettings) -> FastAPI:
     return app
 
 
-def _agent(home: Home, workshop: Workshop, aggregator: AggregatorClient, checkin_seconds: float, hand: Hand | None) -> Agent:
+def _agent(
+    home: Home, workshop: Workshop, aggregator: AggregatorClient, settings: DeviceSettings, hand: Hand | None
+) -> Agent:
+    seconds, probe = settings.checkin_seconds, Probe(settings.conditions_file)
     if hand is None:
-        return Agent(home, workshop, aggregator, checkin_seconds)
-    return ManualAgent(home, workshop, aggregator, checkin_seconds, hand=hand)
+        return Agent(home, workshop, aggregator, seconds, probe)
+    return ManualAgent(home, workshop, aggregator, seconds, hand=hand)
 
 
 def main(settings: DeviceSettings) -> None:

@@ -4,6 +4,7 @@ Durations are seconds and never wall-clock deadlines, since devices' clocks are 
 hexadecimal; stored times are UTC, ISO 8601.
 """
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from fedlearn.core.errors import Code
 from fedlearn.core.rounds import ModelRef, RoundPolicy
+from fedlearn.protocol.eligibility import DeviceConditions, DeviceDemands
 
 Digest = Annotated[
     str, Field(pattern=r"^[0-9a-f]{64}$", examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"])
@@ -79,6 +81,7 @@ class CheckIn(Message):
     examples: Annotated[int, Field(ge=1, le=100_000_000, description="How many examples its shard trains on.", examples=[5400])]
     holdout_examples: Annotated[int, Field(ge=0, le=100_000_000)] = 0
     runtime: Annotated[str, Field(max_length=200, examples=["fedlearn 0.1.0, keras 3.12, tensorflow 2.21"])] = ""
+    conditions: DeviceConditions = DeviceConditions()
     uploaded: Annotated[RoundName | None, Field(description="Where its last update went: not assigned again.")] = None
     wait_seconds: Annotated[float, Field(ge=0, le=300)] = 30.0
 
@@ -93,6 +96,9 @@ class Assignment(Message):
     plan_digest: Digest
     model: Model
     model_url: Url
+    demands: Annotated[DeviceDemands, Field(description="A device that stops meeting them drops out: `not_eligible`.")] = (
+        DeviceDemands()
+    )
     seconds_left: Annotated[Seconds, Field(description="Until the round's reporting deadline, counted from this answer.")]
     ticket: Annotated[
         str, Field(description="What the aggregator wants to see beside the device's own token.", examples=["eyJ0eXAi…"])
@@ -202,7 +208,9 @@ class ModelUploadRequest(Message):
     """The server asks for a place for version 0 of a task, on behalf of the operator who submits it."""
 
     task: TaskName
-    goal: Annotated[int, Field(ge=1, le=MAX_DEVICES_A_ROUND, examples=[3], description="How many devices its rounds aggregate.")]
+    goal: Annotated[
+        int, Field(ge=1, le=MAX_DEVICES_A_ROUND, examples=[3], description="How many devices its rounds aggregate.")
+    ]
     size_bytes: Size
     sha256: Digest
 
@@ -230,8 +238,14 @@ class Policy(Message):
     reporting_timeout_seconds: Annotated[float, Field(gt=0, le=30 * 86400)] = 600.0
     aggregation_timeout_seconds: Annotated[float, Field(gt=0, le=86400)] = 600.0
 
+    demands: DeviceDemands = DeviceDemands()
+
+    @classmethod
+    def of(cls, policy: RoundPolicy) -> "Policy":
+        return cls.model_validate(asdict(policy))
+
     def domain(self) -> RoundPolicy:
-        return RoundPolicy(**self.model_dump())
+        return RoundPolicy(**{**self.model_dump(), "demands": self.demands.domain()})
 
 
 class TaskSubmission(Message):

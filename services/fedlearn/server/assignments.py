@@ -3,6 +3,7 @@
 from fedlearn.core.ids import DeviceId
 from fedlearn.core.ports import ObjectStore, Task
 from fedlearn.core.rounds import Round
+from fedlearn.protocol.eligibility import DeviceDemands
 from fedlearn.protocol.messages import Assignment, Model
 from fedlearn.protocol.tickets import Ticket, TicketSigner
 
@@ -34,6 +35,7 @@ class Assigner:
             plan_digest=self._task.plan_digest,
             model=Model.of(self._round.base),
             model_url=self._model_url,
+            demands=DeviceDemands.of(self._round.policy.demands),
             seconds_left=seconds_left,
             ticket=self._signer.sign(ticket, seconds_left + self._grace, now),
         )

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
+from fedlearn.core.eligibility import Demands, shortfall
 from fedlearn.core.ids import DeviceId
 from fedlearn.protocol.messages import Assignment, CheckIn
 from fedlearn.telemetry import metrics
@@ -29,6 +30,10 @@ def has_uploaded(checkin: CheckIn, assignment: Assignment) -> bool:
     """Whether the device has done its part already, and only the aggregator's word of it is still to come."""
     done = checkin.uploaded
     return done is not None and (done.task, done.round) == (assignment.task, assignment.round)
+
+
+def _meets(checkin: CheckIn, demands: Demands) -> bool:
+    return shortfall(demands, checkin.conditions.domain(), checkin.examples, checkin.runtime) is None
 
 
 _BACK_SECONDS = 10.0  # a device that was told to come back, or has left its round, is missed for so long
@@ -76,12 +81,16 @@ class Fleet:
                 del self._waiters[device]
             metrics.DEVICES_WAITING.set(len(self._waiters))
 
-    def waiting(self, dataset: str) -> list[DeviceId]:
-        """The devices with shards of this dataset that wait, stay, and are not reserved for a round."""
+    def waiting(self, dataset: str, demands: Demands | None = None) -> list[DeviceId]:
+        """The devices with shards of this dataset that wait, meet the demands, stay, and are not reserved for a round."""
+        demands = demands or Demands()
         return [
             device
             for device, waiter in self._waiters.items()
-            if waiter.checkin.dataset == dataset and device not in self._reserved and not self._is_leaving(device)
+            if waiter.checkin.dataset == dataset
+            and device not in self._reserved
+            and _meets(waiter.checkin, demands)
+            and not self._is_leaving(device)
         ]
 
     def expect(self, device: DeviceId, seconds: float) -> None:

@@ -318,7 +318,7 @@ class TaskRunner:
             self._woken.clear()
 
     def _candidates(self) -> list[DeviceId]:
-        return self._around.fleet.waiting(self._plan.dataset)
+        return self._around.fleet.waiting(self._plan.dataset, self._task.policy.demands)
 
     def _select(self, round_: Round, effects: list[Effect], now: float) -> tuple[Round, list[Effect]]:
         """Carry out SelectCohort at once, so that the cohort is saved in the same step."""

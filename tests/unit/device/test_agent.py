@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fedlearn.adapters.memory import MemoryObjectStore
 from fedlearn.aggregator.folding import Folding
 from fedlearn.aggregator.layout import update_key
+from fedlearn.core.eligibility import Conditions
 from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal, SetupError
 from fedlearn.core.ids import DeviceId, RoundId
 from fedlearn.core.learning import Examples, Learner, Shard, Stop, Stopped, Weights
@@ -19,6 +20,7 @@ from fedlearn.core.ports import UploadGrant
 from fedlearn.device.agent import Agent, Home
 from fedlearn.device.workshop import Workshop
 from fedlearn.learning.synthetic import SyntheticLearner
+from fedlearn.protocol.eligibility import DeviceDemands
 from fedlearn.protocol.messages import (
     Assignment,
     CheckIn,
@@ -130,7 +132,10 @@ class Services:
 
 @asynccontextmanager
 async def running(
-    services: Services, make_learner: Callable[[Plan], Learner] = SyntheticLearner, seed_name: str = "2"
+    services: Services,
+    make_learner: Callable[[Plan], Learner] = SyntheticLearner,
+    seed_name: str = "2",
+    conditions: Callable[[], Conditions] = Conditions,
 ) -> AsyncIterator[Agent]:
     """An agent at work among these services."""
     played: Any = services
@@ -140,7 +145,7 @@ async def running(
     )
     workshop.transfer = played
     home = Home(slot=2, dataset="mnist", shard=SHARD, seed=5, seed_name=seed_name, runtime="synthetic")
-    agent = Agent(home, workshop, played, 30.0)
+    agent = Agent(home, workshop, played, 30.0, conditions)
     work = asyncio.create_task(agent.run())
     try:
         yield agent
@@ -367,6 +372,31 @@ async def test_a_device_stops_training_as_soon_as_the_round_has_its_goal_and_lea
         await settle(services)
         assert await until(endless.stopped.is_set)
     assert (services.dropped, services.told, services.round.store.list("")) == ([], [], [])
+
+
+async def test_a_device_that_stops_being_eligible_aborts_and_says_so(
+    endless: type[Endless], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedlearn.device.agent._LOOK_SECONDS", 0.01)
+    services, now = Services(), [Conditions()]
+    services.answers = [assignment().model_copy(update={"demands": DeviceDemands(idle=True)})]
+    async with running(services, endless, conditions=lambda: now[0]):
+        await until(endless.begun.is_set)
+        now[0] = Conditions(idle=False)
+        await settle(services)
+        assert await until(endless.stopped.is_set)
+    assert [(dropout.code, dropout.detail) for dropout in services.dropped] == [(Code.NOT_ELIGIBLE, "The device is not idle.")]
+    assert services.told == []
+
+
+async def test_a_device_whose_conditions_change_offers_itself_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedlearn.device.agent._LOOK_SECONDS", 0.01)
+    services, now = Services(), [Conditions(charging=False)]
+    async with running(services, conditions=lambda: now[0]):
+        await settle(services)
+        now[0] = Conditions(charging=True)
+        await until(lambda: len(services.checkins) == 2)
+    assert [checkin.conditions.charging for checkin in services.checkins] == [False, True]
 
 
 async def test_training_that_is_late_stops_too_so_that_the_next_round_finds_the_thread_free(endless: type[Endless]) -> None:

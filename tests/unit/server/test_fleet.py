@@ -2,8 +2,10 @@ import asyncio
 
 import pytest
 
+from fedlearn.core.eligibility import Demands
 from fedlearn.core.ids import DeviceId
 from fedlearn.core.rounds import ModelRef
+from fedlearn.protocol.eligibility import DeviceConditions
 from fedlearn.protocol.messages import Assignment, CheckIn, Model
 from fedlearn.server.fleet import Fleet
 
@@ -106,6 +108,16 @@ async def test_devices_of_another_dataset_are_passed_by() -> None:
     assert fleet.waiting("mnist") == []
     assert fleet.waiting("fashion-mnist") == [A]
     waiting.cancel()
+
+
+async def test_a_device_that_does_not_meet_the_demands_is_passed_by() -> None:
+    fleet = Fleet()
+    at_work = MNIST.model_copy(update={"conditions": DeviceConditions(idle=False)})
+    held = [await wait(fleet, A), await wait(fleet, B, at_work)]
+    assert fleet.waiting("mnist") == [A, B]
+    assert fleet.waiting("mnist", Demands(idle=True)) == [A]
+    fleet.dismiss()
+    await asyncio.gather(*held)
 
 
 async def test_all_held_check_ins_end_when_the_server_stops() -> None:
