@@ -2,7 +2,7 @@
 
 import typer
 
-from fedlearn.cli import data, devices, models, run, services, tasks, up
+from fedlearn.cli import chaos, data, devices, models, run, services, tasks, up
 
 _HELP = "Federated learning, native to Kubernetes."
 
@@ -12,6 +12,7 @@ def build() -> typer.Typer:
     app = typer.Typer(help=_HELP, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
     run.add_to(app)
     up.add_to(app)
+    chaos.add_to(app)
     services.add_to(app)
     app.add_typer(data.app, name="data")
     app.add_typer(devices.app, name="devices")
