@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self, TypeVar
+from types import MappingProxyType, TracebackType
+from typing import Self, TypeVar
 
 import numpy as np
 
@@ -31,13 +31,12 @@ from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.tensors import decode_vector, encode_model, unflatten
 
 Found = TypeVar("Found")
-Role = Literal["server", "aggregator", "device", "storage"]
 TASK = TaskId("chaos")
-_WEIGHTS: dict[Role, float] = {"server": 0.3, "aggregator": 0.3, "device": 0.25, "storage": 0.15}
+_WEIGHTS = {"server": 0.3, "aggregator": 0.3, "device": 0.25, "storage": 0.15}
 _PHASES = (Phase.SELECTION, Phase.CONFIGURATION, Phase.REPORTING, Phase.AGGREGATION)
 _TRAINING_SECONDS = 0.4
 _AIM_SECONDS, _END_SECONDS, _READY_SECONDS = 5.0, 120.0, 60.0
-_LOOK_SECONDS = 0.004
+_LOOK_SECONDS, _STOP_SECONDS = 0.004, 20.0
 _UPLOAD_SECONDS = 10  # so that the last sweep, which waits until no URL is valid, comes soon
 
 
@@ -45,12 +44,15 @@ _UPLOAD_SECONDS = 10  # so that the last sweep, which waits until no URL is vali
 class Kill:
     """One SIGKILL: of whom, in which phase of which round, when (UTC seconds), and after how long the role was back."""
 
-    role: Role
     name: str
     round: int
     phase: Phase
     at: float
     back_seconds: float
+
+    @property
+    def role(self) -> str:
+        return self.name.partition("-")[0]
 
 
 def chaos_plan() -> Plan:
@@ -67,11 +69,15 @@ class Arena:
     Args:
         directory: a new directory for state and logs.
         seed: of the devices' updates.
+        device_environment: what the device processes find beside their settings.
     """
 
-    def __init__(self, directory: Path, devices: int, seed: int) -> None:
+    def __init__(
+        self, directory: Path, devices: int, seed: int, device_environment: Environment = MappingProxyType({})
+    ) -> None:
         self.directory, self.devices, self.seed, self.plan = directory, devices, seed, chaos_plan()
         self.storage = LocalStorage(directory / "storage", port=free_port())
+        self._device_environment = device_environment
         self._services = Services()
         self._running: dict[str, Service] = {}
         self._programs: dict[str, tuple[list[str], Environment, str]] = {}
@@ -129,7 +135,7 @@ class Arena:
                 seed=self.seed,
             )
             synthetic = {"FEDLEARN_LEARNER": "synthetic", "FEDLEARN_SYNTHETIC_SECONDS": str(_TRAINING_SECONDS)}
-            self._add(f"device-{index}", ["device"], {**device, **synthetic}, port)
+            self._add(f"device-{index}", ["device"], {**device, **synthetic, **self._device_environment}, port)
         for name in self._programs:
             self._wait_until_ready(name)
         self._store = DatabaseRoundStore(deployment.server()["FEDLEARN_DATABASE_URL"])
@@ -156,21 +162,34 @@ class Arena:
         with self._client() as client:
             client.submit(TASK, self.plan, encode_model(unflatten(vector, self.plan), self.plan), policy=policy)
 
-    def kill(self, role: Role, rng: random.Random) -> Kill:
-        """SIGKILL for one of this role, now; returns once it is back."""
-        name = f"device-{rng.randrange(self.devices)}" if role == "device" else role
-        current, began = self.current(), time.monotonic()
-        at = time.time()
-        if role == "storage":
+    def strike(self, name: str, phase: Phase, *, after_seconds: float = 0.0, gently: bool = False) -> Kill:
+        """Kill a part when a round has entered a phase, or when none does for a while; returns once the part is back.
+
+        Args:
+            gently: by SIGTERM instead of SIGKILL.
+        """
+        self._aim(phase)
+        time.sleep(after_seconds)
+        current, at, began = self.current(), time.time(), time.monotonic()
+        if name == "storage":
             self.storage.restart()
         else:
             process = self._running[name].process
-            os.kill(process.pid, signal.SIGKILL)
-            if not process.wait(10):
-                raise SetupError(Code.SERVICE_FAILED, f"The {name} outlives SIGKILL.")
+            os.kill(process.pid, signal.SIGTERM if gently else signal.SIGKILL)
+            if not process.wait(_STOP_SECONDS):
+                raise SetupError(Code.SERVICE_FAILED, f"The {name} outlives its signal.")
             self._launch(name)
             self._wait_until_ready(name)
-        return Kill(role, name, current.id.number, current.phase, at, time.monotonic() - began)
+        return Kill(name, current.id.number, current.phase, at, time.monotonic() - began)
+
+    def _aim(self, phase: Phase) -> None:
+        """Wait for a round to enter the phase; not for ever, since a round may be stuck until its deadline by now."""
+        before, give_up = self.current(), time.monotonic() + _AIM_SECONDS
+        while time.monotonic() < give_up:
+            current = self.current()
+            if current.phase is phase and (current.id, current.phase) != (before.id, before.phase):
+                return
+            time.sleep(_LOOK_SECONDS)
 
     def end(self) -> None:
         """Let the running round end and cancel the task."""
@@ -233,26 +252,15 @@ class Arena:
 
 def fire(arena: Arena, kills: int, rng: random.Random, say: Callable[[Kill], None]) -> list[Kill]:
     """Kill `kills` times, each time a random role in a random phase, shortly after that has begun."""
-    done = []
+    done = list[Kill]()
     for _ in range(kills):
-        role = rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
-        phase = rng.choice(_PHASES)
-        _aim(arena, phase)
-        time.sleep(rng.uniform(0.0, 1.5 * _TRAINING_SECONDS if phase is Phase.REPORTING else 0.01))
+        role, phase = rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0], rng.choice(_PHASES)
+        name = f"device-{rng.randrange(arena.devices)}" if role == "device" else role
+        after = rng.uniform(0.0, 1.5 * _TRAINING_SECONDS if phase is Phase.REPORTING else 0.01)
         try:
-            done.append(arena.kill(role, rng))
+            done.append(arena.strike(name, phase, after_seconds=after))
         except FedlearnError as error:
-            raise SetupError(Code.SERVICE_FAILED, f"After kill {len(done) + 1}, of {role}: {error.detail}") from error
+            raise SetupError(Code.SERVICE_FAILED, f"After kill {len(done) + 1}, of {name}: {error.detail}") from error
         say(done[-1])
         time.sleep(rng.uniform(0.0, 1.0))
     return done
-
-
-def _aim(arena: Arena, phase: Phase) -> None:
-    """Wait for a round to enter the phase; not for ever, since a round may be stuck until its deadline by now."""
-    before, give_up = arena.current(), time.monotonic() + _AIM_SECONDS
-    while time.monotonic() < give_up:
-        current = arena.current()
-        if current.phase is phase and (current.id, current.phase) != (before.id, before.phase):
-            return
-        time.sleep(_LOOK_SECONDS)
