@@ -136,7 +136,7 @@ class Arena:
             )
             synthetic = {"FEDLEARN_LEARNER": "synthetic", "FEDLEARN_SYNTHETIC_SECONDS": str(_TRAINING_SECONDS)}
             self._add(f"device-{index}", ["device"], {**device, **synthetic, **self._device_environment}, port)
-        for name in self._programs:
+        for name in ("server", "aggregator"):  # devices are ready once a check-in is answered, which idle ones wait for
             self._wait_until_ready(name)
         self._store = DatabaseRoundStore(deployment.server()["FEDLEARN_DATABASE_URL"])
 
