@@ -81,7 +81,7 @@ class Agent:
             runtime=home.runtime,
             wait_seconds=checkin_seconds,
         )
-        self.connected = False
+        self.connected = self._delivered = False
 
     async def run(self) -> None:
         """Until cancelled; when that happens in a round, the server is told at once."""
@@ -112,13 +112,12 @@ class Agent:
 
     async def _take_part(self, assignment: Assignment) -> None:
         round_id = RoundId(TaskId(assignment.task), assignment.round)
+        self._delivered = False
         try:
             async with asyncio.timeout(assignment.seconds_left):
-                body, sha256 = await first_of(
+                await first_of(
                     self._contribute(round_id, assignment), self._while_wanted(round_id), self._while_eligible(assignment)
                 )
-                await self._tell(round_id, assignment.ticket, UploadDone(slot=self._home.slot, sha256=sha256))
-                _log.info("uploaded", bytes=len(body))
         except TimeoutError:
             _log.warning("not ready before the deadline")
         except asyncio.CancelledError:
@@ -146,7 +145,12 @@ class Agent:
         """Ends with `round_closed` when the round needs no more reports: what this device does is in vain then."""
         seconds = self._checkin.wait_seconds
         while True:
-            await persist(lambda: self._workshop.server.wanted(round_id, self._home.slot, seconds))
+            try:
+                await persist(lambda: self._workshop.server.wanted(round_id, self._home.slot, seconds))
+            except Refusal:
+                if self._delivered:  # it may be this device's report that has closed the round
+                    return
+                raise
             await asyncio.sleep(_ASK_AGAIN_SECONDS)
 
     async def _while_eligible(self, assignment: Assignment) -> None:
@@ -165,8 +169,7 @@ class Agent:
                 raise _ConditionsChanged
             await asyncio.sleep(_LOOK_SECONDS)
 
-    async def _contribute(self, round_id: RoundId, assignment: Assignment) -> tuple[bytes, str]:
-        """All but the last word; what was uploaded, and its digest."""
+    async def _contribute(self, round_id: RoundId, assignment: Assignment) -> None:
         workshop = self._workshop
         await persist(lambda: workshop.server.accept(round_id, self._home.slot))
         tools = await workshop.tools(assignment.plan_digest)
@@ -182,7 +185,6 @@ class Agent:
             raise
         sealed = await asyncio.to_thread(self._seal, update, key, assignment, tools)
         await self._upload(round_id, assignment.ticket, sealed)
-        return sealed
 
     def _train(self, tools: Tools, weights: Weights, round_id: RoundId, stop: Stop) -> Update:
         stop.check()
@@ -219,8 +221,8 @@ class Agent:
         request = UploadRequest(slot=self._home.slot, size_bytes=len(body), sha256=sha256)
         grant = await persist(lambda: self._aggregator.place(round_id, request, ticket))
         await asyncio.to_thread(self._workshop.transfer.store, grant, body)
+        self._delivered = True
         metrics.UPLOADED_BYTES.inc(len(body))
-
-    async def _tell(self, round_id: RoundId, ticket: str, done: UploadDone) -> None:
-        await persist(lambda: self._aggregator.done(round_id, done, ticket))
+        await persist(lambda: self._aggregator.done(round_id, UploadDone(slot=self._home.slot, sha256=sha256), ticket))
         self._uploaded = RoundName(task=round_id.task, round=round_id.number)
+        _log.info("uploaded", bytes=len(body))

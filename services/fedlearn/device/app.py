@@ -93,9 +93,7 @@ def build_app(settings: DeviceSettings) -> FastAPI:
     return app
 
 
-def _agent(
-    home: Home, workshop: Workshop, aggregator: AggregatorClient, settings: DeviceSettings, hand: Hand | None
-) -> Agent:
+def _agent(home: Home, workshop: Workshop, aggregator: AggregatorClient, settings: DeviceSettings, hand: Hand | None) -> Agent:
     seconds, probe = settings.checkin_seconds, Probe(settings.conditions_file)
     if hand is None:
         return Agent(home, workshop, aggregator, seconds, probe)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import DeviceId, RoundId
-from fedlearn.core.rounds import OUTSTANDING, Phase, Round
+from fedlearn.core.rounds import OUTSTANDING, DevicesAvailable, Phase, Round
 from fedlearn.server.fleet import Fleet
 
 _OPEN = (Phase.CONFIGURATION, Phase.REPORTING)
@@ -15,8 +15,8 @@ _OPEN = (Phase.CONFIGURATION, Phase.REPORTING)
 class Cohort:
     """Follows one task's rounds, and keeps their devices reserved in the fleet."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+    def __init__(self, fleet: Fleet, dataset: str) -> None:
+        self._fleet, self._dataset = fleet, dataset
         self._held: set[DeviceId] = set()
         self._round: Round | None = None
         self._over = asyncio.Event()
@@ -31,6 +31,17 @@ class Cohort:
             self.hold(round_.devices(*OUTSTANDING))
         elif round_.phase is not Phase.SELECTION:
             self.let_go()
+
+    def candidates(self, round_: Round) -> list[DeviceId]:
+        """The devices that wait and meet the round's demands."""
+        return self._fleet.waiting(self._dataset, round_.policy.demands)
+
+    def available(self, round_: Round, now: float) -> DevicesAvailable:
+        """How many they are, and whether others are to come, where that makes a difference."""
+        count, policy = len(self.candidates(round_)), round_.policy
+        if not policy.goal <= count < policy.selection.goal:
+            return DevicesAvailable(count)
+        return DevicesAvailable(count, to_come=self._fleet.missing(self._dataset, (round_.deadline or now) - now))
 
     def hold(self, devices: Collection[DeviceId]) -> None:
         """Keep just these devices; who has reported or left is free for other tasks' rounds."""
@@ -55,7 +66,9 @@ class Cohort:
         Raises:
             Refusal: `round_closed` as soon as it does not any more, `not_selected` for a device that is not in it.
         """
-        if self._round is not None and self._round.id == round_id and device not in self._round.participants:
+        if self._round is None:  # it is still being read
+            return
+        if self._round.id == round_id and device not in self._round.participants:
             raise Refusal(Code.NOT_SELECTED, f"{device} is not in round {round_id}.")
         if self._is_open(round_id):
             with contextlib.suppress(TimeoutError):

@@ -14,7 +14,8 @@ from fedlearn.core.selection import Census
 from fedlearn.protocol.messages import Assignment, CheckIn
 from fedlearn.protocol.plans import Plan, read_plan
 from fedlearn.server.fleet import has_uploaded
-from fedlearn.server.runner import TaskRunner, sweep_round
+from fedlearn.server.peers import sweep_round
+from fedlearn.server.runner import TaskRunner
 from fedlearn.server.surroundings import Surroundings
 from fedlearn.telemetry import metrics
 from fedlearn.telemetry.logs import log
@@ -62,7 +63,7 @@ class Coordinator:
         self._stopping = True
         self.around.fleet.dismiss()
         for runner in self._runners.values():
-            runner.let_go()
+            runner.cohort.leave()
         self.announce_versions()
 
     async def stop(self) -> None:
@@ -129,7 +130,7 @@ class Coordinator:
         if runner is None:
             await asyncio.to_thread(self.around.store.task, round_id.task)
             raise Refusal(Code.ROUND_CLOSED, f"Round {round_id} has ended.")
-        await runner.while_wanted(round_id, device, seconds)
+        await runner.cohort.while_wanted(round_id, device, seconds)
 
     def runner(self, task: TaskId) -> TaskRunner | None:
         """The driver of a task's rounds; None for a task that had ended before this server started."""

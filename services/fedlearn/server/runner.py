@@ -22,7 +22,7 @@ from fedlearn.server.assignments import Assigner
 from fedlearn.server.cohort import Cohort
 from fedlearn.server.inbox import Inbox, Word
 from fedlearn.server.observation import observe
-from fedlearn.server.peers import AggregatorClient
+from fedlearn.server.peers import sweep_round
 from fedlearn.server.surroundings import Surroundings
 from fedlearn.telemetry.logs import about, log
 
@@ -30,7 +30,6 @@ _log = log(__name__)
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 _CLOSE_AGAIN_SECONDS = 5.0
-_SWEEP_PATIENCE_SECONDS = 600.0
 _CONFLICT_PAUSE_SECONDS = 1.0
 _READ_AGAIN_SECONDS = 30.0
 _ALIVE = ("running", "paused")
@@ -54,7 +53,7 @@ class TaskRunner:
         self._nudged = asyncio.Event()
         self.between_rounds = asyncio.Lock()
         """Whoever holds it knows that no round begins meanwhile."""
-        self.cohort = Cohort(around.fleet)
+        self.cohort = Cohort(around.fleet, plan.dataset)
         self._failed = self._ended = False
         self._abandoned = 0
         self.round: Round | None = None
@@ -63,8 +62,8 @@ class TaskRunner:
 
     def wants(self, dataset: str) -> int:
         """How many devices with shards of this dataset its next round selects; 0 once there is none."""
-        goes_on = dataset == self._plan.dataset and not (self._cancelled.is_set() or self._ended)
-        return self._task.policy.selection.goal if goes_on else 0
+        over = self._cancelled.is_set() or self._ended or dataset != self._plan.dataset
+        return 0 if over else self._task.policy.selection.goal
 
     def wake(self) -> None:
         """The fleet has changed."""
@@ -123,21 +122,9 @@ class TaskRunner:
 
     async def changed(self, seconds: float) -> None:
         """Wait until the round changes, at most so long."""
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._changed.wait()
-        except TimeoutError:
-            return
-
-    async def while_wanted(self, round_id: RoundId, device: DeviceId, seconds: float) -> None:
-        """As `Cohort.while_wanted`, once the round is read."""
-        await self._loaded.wait()
-        await self.cohort.while_wanted(round_id, device, seconds)
-
-    def let_go(self) -> None:
-        """Answer those who wait: this server stops, the rounds go on."""
-        self.cohort.leave()
-        self.announce()
 
     # --- the loop
 
@@ -170,6 +157,7 @@ class TaskRunner:
             return latest
         if latest is not None and self.round is None:
             self.round = latest
+            self.cohort.follow(latest)
             spawn(sweep_round(self._around.aggregator, latest.id), self._sweeps)
         if self._cancelled.is_set() or self._task.model is None:
             return None
@@ -285,14 +273,7 @@ class TaskRunner:
     def _events_of_its_own(self, round_: Round) -> Iterator[Event]:
         if self._cancelled.is_set():
             yield rounds.Failed(Code.TASK_CANCELLED)
-        yield self._available(round_) if round_.phase is Phase.SELECTION else rounds.Tick()
-
-    def _available(self, round_: Round) -> rounds.DevicesAvailable:
-        count = len(self._candidates())
-        if count < round_.policy.goal or count >= round_.policy.selection.goal:
-            return rounds.DevicesAvailable(count)
-        left = (round_.deadline or 0.0) - self._around.clock()
-        return rounds.DevicesAvailable(count, to_come=self._around.fleet.missing(self._plan.dataset, left))
+        yield self.cohort.available(round_, self._around.clock()) if round_.phase is Phase.SELECTION else rounds.Tick()
 
     def _turn_away(self, words: list[Word]) -> None:
         for word in words:
@@ -306,25 +287,20 @@ class TaskRunner:
         return Refusal(Code.ROUND_CLOSED, f"Round {round_id} has ended.")
 
     async def _wait(self, round_: Round) -> None:
-        left = None if round_.deadline is None else max(0.0, round_.deadline - self._around.clock())
-        if left is not None and round_.phase is Phase.SELECTION:  # a device that was to come back may be missed no longer
+        assert round_.deadline is not None  # it has not ended
+        left = round_.deadline - self._around.clock()
+        if round_.phase is Phase.SELECTION:  # a device that was to come back may be missed no longer
             left = min(left, _LOOK_AGAIN_SECONDS)
-        try:
-            async with asyncio.timeout(left):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, left)):
                 await self._woken.wait()
-        except TimeoutError:
-            return
-        finally:
-            self._woken.clear()
-
-    def _candidates(self) -> list[DeviceId]:
-        return self._around.fleet.waiting(self._plan.dataset, self._task.policy.demands)
+        self._woken.clear()
 
     def _select(self, round_: Round, effects: list[Effect], now: float) -> tuple[Round, list[Effect]]:
         """Carry out SelectCohort at once, so that the cohort is saved in the same step."""
         for effect in effects:
             if isinstance(effect, rounds.SelectCohort):
-                cohort = choose(self._candidates(), effect.size, self._around.rng)
+                cohort = choose(self.cohort.candidates(round_), effect.size, self._around.rng)
                 self.cohort.hold(cohort)
                 selected, caused = rounds.advance(round_, rounds.CohortSelected(cohort), now)
                 return selected, list(caused)
@@ -421,12 +397,3 @@ class TaskRunner:
     async def _durably(call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         """Call the store in a thread; a database that is away is waited for."""
         return await persist(lambda: asyncio.to_thread(call, *args, **kwargs))
-
-
-async def sweep_round(aggregator: AggregatorClient, round_id: RoundId) -> None:
-    """Let the aggregator delete what an ended round left in storage; one that is away is waited for, for a while."""
-    try:
-        await persist(lambda: aggregator.sweep_round(round_id), seconds=_SWEEP_PATIENCE_SECONDS)
-    except (Refusal, Outage) as error:
-        detail = f"{error.detail} The aggregator sweeps it when it recovers, or opens the next round."
-        _log.warning("round not swept", round=str(round_id), code=error.code, detail=detail)

@@ -40,7 +40,7 @@ class WatchedFleet(Fleet):
 
 def test_who_has_reported_or_left_is_free_for_other_rounds_at_once() -> None:
     fleet = WatchedFleet()
-    cohort, round_ = Cohort(fleet), reporting()
+    cohort, round_ = Cohort(fleet, "mnist"), reporting()
     cohort.follow(round_)
     assert fleet.reserved == {A, B, C}
     round_, _ = advance(round_, UpdatesCounted(frozenset({A}), {}), 2.0)
@@ -53,7 +53,7 @@ def test_who_has_reported_or_left_is_free_for_other_rounds_at_once() -> None:
 
 def test_a_device_that_another_round_has_taken_meanwhile_stays_there_when_this_one_ends() -> None:
     fleet = WatchedFleet()
-    cohort, round_ = Cohort(fleet), reporting()
+    cohort, round_ = Cohort(fleet, "mnist"), reporting()
     cohort.follow(round_)
     round_, _ = advance(round_, UpdatesCounted(frozenset({A}), {}), 2.0)
     cohort.follow(round_)
@@ -63,7 +63,7 @@ def test_a_device_that_another_round_has_taken_meanwhile_stays_there_when_this_o
 
 
 async def test_as_soon_as_the_goal_has_reported_the_others_are_told() -> None:
-    cohort, round_ = Cohort(Fleet()), reporting()
+    cohort, round_ = Cohort(Fleet(), "mnist"), reporting()
     cohort.follow(round_)
     waiting = asyncio.create_task(cohort.while_wanted(ID, C, 10.0))
     await asyncio.sleep(0)
@@ -74,7 +74,7 @@ async def test_as_soon_as_the_goal_has_reported_the_others_are_told() -> None:
 
 
 async def test_while_it_is_wanted_a_device_hears_so_when_its_wait_is_over() -> None:
-    cohort = Cohort(Fleet())
+    cohort = Cohort(Fleet(), "mnist")
     cohort.follow(reporting())
     await cohort.while_wanted(ID, C, 0.01)
 
@@ -84,7 +84,7 @@ async def test_while_it_is_wanted_a_device_hears_so_when_its_wait_is_over() -> N
     [(ID, DeviceId("stranger"), Code.NOT_SELECTED), (RoundId(TaskId("t"), 2), A, Code.ROUND_CLOSED)],
 )
 async def test_who_has_no_part_is_refused_at_once(asked: RoundId, device: DeviceId, code: Code) -> None:
-    cohort = Cohort(Fleet())
+    cohort = Cohort(Fleet(), "mnist")
     cohort.follow(reporting())
     with pytest.raises(Refusal) as refused:
         await cohort.while_wanted(asked, device, 10.0)
@@ -92,7 +92,7 @@ async def test_who_has_no_part_is_refused_at_once(asked: RoundId, device: Device
 
 
 async def test_a_server_that_stops_answers_who_waits_and_ends_nobodys_work() -> None:
-    cohort = Cohort(Fleet())
+    cohort = Cohort(Fleet(), "mnist")
     cohort.follow(reporting())
     waiting = asyncio.create_task(cohort.while_wanted(ID, C, 10.0))
     await asyncio.sleep(0)
