@@ -77,6 +77,7 @@ class Code(StrEnum):
     STORAGE_DENIED = "storage_denied"
     DATABASE_UNAVAILABLE = "database_unavailable"
     SERVER_UNREACHABLE = "server_unreachable"
+    NOT_LEADER = "not_leader"
     IDENTITY_UNAVAILABLE = "identity_unavailable"
     CLUSTER_UNAVAILABLE = "cluster_unavailable"
     CLUSTER_DENIED = "cluster_denied"
