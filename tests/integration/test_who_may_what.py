@@ -54,6 +54,11 @@ TABLE: dict[str, dict[str, set[str]]] = {
         "POST /v1/tasks/{task}/start": {OPERATOR},
         "POST /v1/tasks/{task}/cancel": {OPERATOR},
         "GET /v1/tasks/{task}/models/{version}/download": {OPERATOR},
+        "POST /v1/tasks/{task}/pause": {OPERATOR},
+        "POST /v1/tasks/{task}/resume": {OPERATOR},
+        "POST /v1/tasks/{task}/models/{version}/rollback": {OPERATOR},
+        "PUT /v1/tasks/{task}/models/{version}/labels/{label}": {OPERATOR},
+        "DELETE /v1/tasks/{task}/labels/{label}": {OPERATOR},
     },
     "aggregator": {
         "GET /healthz": {ANYBODY},
@@ -69,7 +74,7 @@ TABLE: dict[str, dict[str, set[str]]] = {
     },
 }
 # values that no route takes, so that whoever is admitted changes nothing
-ADDRESS = {"task": "-", "number": "0", "version": "-1", "digest": "-"}
+ADDRESS = {"task": "-", "number": "0", "version": "-1", "digest": "-", "label": "-"}
 OTHERS = {"server": "fedlearn-aggregator", "aggregator": "fedlearn-server"}
 
 
