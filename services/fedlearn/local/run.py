@@ -9,6 +9,7 @@ from rich.console import Console
 
 from fedlearn.adapters.operator import OperatorClient
 from fedlearn.core.errors import Code, Outage, Refusal, SetupError
+from fedlearn.core.ports import ALIVE_STATES
 from fedlearn.local.launcher import Launcher
 from fedlearn.local.options import RunOptions, UpOptions
 from fedlearn.protocol.messages import RoundView, VersionView
@@ -92,7 +93,7 @@ class Watch:
                 time.sleep(_WATCH_SECONDS)
                 continue
             answered_at = time.monotonic()
-            if state not in ("running", "paused") and all(version.evaluation is not None for version in versions):
+            if state not in ALIVE_STATES and all(version.evaluation is not None for version in versions):
                 return history, versions
             if state == "running" and _hopeless(history):
                 self._client.cancel(self._task)

@@ -8,13 +8,14 @@ from fedlearn.adapters.http import persist, spawn
 from fedlearn.adapters.web import Probe
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
-from fedlearn.core.ports import ModelVersion, Task
+from fedlearn.core.ports import ALIVE_STATES, ModelVersion, Task
 from fedlearn.core.rounds import OUTSTANDING, Event, Standing
 from fedlearn.protocol.messages import Assignment, CheckIn
 from fedlearn.protocol.plans import Plan, read_plan
 from fedlearn.server.fleet import has_uploaded
-from fedlearn.server.runner import TaskRunner, sweep_round
+from fedlearn.server.runner import TaskRunner
 from fedlearn.server.surroundings import Surroundings
+from fedlearn.server.sweeping import sweep_round
 from fedlearn.telemetry import metrics
 from fedlearn.telemetry.logs import log
 
@@ -40,7 +41,7 @@ class Coordinator:
         """Go on with every task that the database says is running, and with rounds that outlived their task's end."""
         tasks: Sequence[Task] = await persist(lambda: asyncio.to_thread(self.around.store.tasks))
         for task in tasks:
-            if task.state in ("running", "paused") or await self._left_open(task):
+            if task.state in ALIVE_STATES or await self._left_open(task):
                 await self.run_task(task)
 
     async def _left_open(self, task: Task) -> bool:

@@ -13,7 +13,7 @@ from fedlearn.adapters.http import persist, spawn
 from fedlearn.core import rounds
 from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId
-from fedlearn.core.ports import Task
+from fedlearn.core.ports import ALIVE_STATES, Task
 from fedlearn.core.rounds import OUTSTANDING, Effect, Event, Phase, Round
 from fedlearn.core.selection import choose
 from fedlearn.protocol.messages import Assignment
@@ -21,18 +21,16 @@ from fedlearn.protocol.plans import Plan
 from fedlearn.server.assignments import Assigner
 from fedlearn.server.inbox import Inbox, Word
 from fedlearn.server.observation import observe
-from fedlearn.server.peers import AggregatorClient
 from fedlearn.server.surroundings import Surroundings
+from fedlearn.server.sweeping import sweep_round
 from fedlearn.telemetry.logs import about, log
 
 _log = log(__name__)
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 _CLOSE_AGAIN_SECONDS = 5.0
-_SWEEP_PATIENCE_SECONDS = 600.0
 _CONFLICT_PAUSE_SECONDS = 1.0
 _READ_AGAIN_SECONDS = 30.0
-_ALIVE = ("running", "paused")
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
 
 
@@ -143,7 +141,7 @@ class TaskRunner:
     async def _next_round(self) -> Round | None:
         store, task_id = self._around.store, self._task.id
         await self._while_paused()
-        if self._task.state not in _ALIVE:
+        if self._task.state not in ALIVE_STATES:
             self._cancelled.set()
         latest = await self._durably(store.latest_round, task_id)
         if latest is not None and not latest.phase.ended:
@@ -175,8 +173,10 @@ class TaskRunner:
         while True:
             self._nudged.clear()
             self._task = await self._durably(store.task, task_id)
+            if self._task.state != "paused":
+                return
             latest = await self._durably(store.latest_round, task_id)
-            if self._task.state != "paused" or (latest is not None and not latest.phase.ended):
+            if latest is not None and not latest.phase.ended:
                 return
             self._loaded.set()
             with contextlib.suppress(TimeoutError):
@@ -391,12 +391,3 @@ class TaskRunner:
     async def _durably(call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         """Call the store in a thread; a database that is away is waited for."""
         return await persist(lambda: asyncio.to_thread(call, *args, **kwargs))
-
-
-async def sweep_round(aggregator: AggregatorClient, round_id: RoundId) -> None:
-    """Let the aggregator delete what an ended round left in storage; one that is away is waited for, for a while."""
-    try:
-        await persist(lambda: aggregator.sweep_round(round_id), seconds=_SWEEP_PATIENCE_SECONDS)
-    except (Refusal, Outage) as error:
-        detail = f"{error.detail} The aggregator sweeps it when it recovers, or opens the next round."
-        _log.warning("round not swept", round=str(round_id), code=error.code, detail=detail)
