@@ -20,11 +20,11 @@ $(VENV)/.run: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fedlearn needs Python 3.11 or newer: set PYTHON=python3.11")'
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install --upgrade 'pip>=25.1'
-	@$(PIP) install --constraint constraints.txt --editable '.[learning,local]'
+	@$(PIP) install --constraint constraints.txt --editable '.[learning,local,plots]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	@$(PIP) install --constraint constraints.txt --group dev --editable '.[learning,local,postgresql]'
+	@$(PIP) install --constraint constraints.txt --group dev --editable '.[learning,local,plots,postgresql]'
 	@touch $@
 
 .PHONY: setup

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedlearn.adapters.operator import OperatorClient
-from fedlearn.cli.models import DEFAULT_SERVER, ServerOption
+from fedlearn.cli.show import DEFAULT_SERVER, ServerOption
 from fedlearn.core.errors import Code, SetupError
 from fedlearn.protocol.messages import DeviceView, FleetView
 

@@ -21,7 +21,7 @@ DeviceName = Annotated[str, Field(min_length=1, max_length=260, examples=["fedle
 Slot = Annotated[int | None, Field(ge=0, lt=4096, description="Which of the devices of this process; none if it is one.")]
 Size = Annotated[int, Field(ge=1, le=2**40, description="bytes", examples=[797_256])]
 VersionNumber = Annotated[int, Field(ge=0, le=2**31, examples=[3])]
-Label = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$", examples=["production"])]
+Label = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9._-]{0,61}[a-z0-9])?$", examples=["production"])]
 Url = Annotated[str, Field(examples=["http://storage:8333/fedlearn-models/mnist-2nn/models/0?X-Amz-Signature=…"])]
 Key = Annotated[str, Field(min_length=1, max_length=1024, examples=["mnist-2nn/models/00000003-9f86….safetensors"])]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
