@@ -16,6 +16,7 @@ DIGEST = "835aa1369e6090aed16198a798c6f80c0402268c7a4d253f53895306e3043d72"
 
 
 def task() -> fedlearn.Task:
+    keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [
             keras.Input((30,)),

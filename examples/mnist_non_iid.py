@@ -10,6 +10,7 @@ import fedlearn
 
 
 def task() -> fedlearn.Task:
+    keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [
             keras.Input((28, 28, 1)),

@@ -19,6 +19,7 @@ _CODES = {letter: code for code, letter in enumerate(LETTERS, start=1)}  # 0 is 
 
 
 def task() -> fedlearn.Task:
+    keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [
             keras.Input((LENGTH,), dtype="int32"),
@@ -33,7 +34,7 @@ def task() -> fedlearn.Task:
         name="shakespeare",
         model=model,
         dataset="shakespeare",
-        rounds=12,
+        rounds=30,
         batch_size=16,
         evaluation_batch_size=100,
         policy=fedlearn.Policy(goal=10),
