@@ -49,8 +49,8 @@ check: lint types imports test ## the gate: format, lint, types, import rules, t
 
 .PHONY: lint
 lint: $(VENV)/.dev ## format and lint, changing nothing
-	@$(BIN)/ruff format --check --quiet services tests benchmarks || (echo "run 'make format'" && exit 1)
-	@$(BIN)/ruff check --quiet services tests benchmarks
+	@$(BIN)/ruff format --check --quiet services tests benchmarks examples || (echo "run 'make format'" && exit 1)
+	@$(BIN)/ruff check --quiet services tests benchmarks examples
 
 .PHONY: types
 types: $(VENV)/.dev ## check the types
@@ -62,8 +62,8 @@ imports: $(VENV)/.dev ## check who may import whom
 
 .PHONY: format
 format: $(VENV)/.dev ## format and mend what can be mended
-	@$(BIN)/ruff check --fix --quiet services tests benchmarks || true
-	@$(BIN)/ruff format services tests benchmarks
+	@$(BIN)/ruff check --fix --quiet services tests benchmarks examples || true
+	@$(BIN)/ruff format services tests benchmarks examples
 
 .PHONY: docs
 docs: $(VENV)/.dev ## write the pages that are generated: settings, and the chart's README

@@ -11,6 +11,7 @@ from fedlearn.data.partitioners import (
     DirichletPartitioner,
     FullPartitioner,
     IidPartitioner,
+    NaturalIdPartitioner,
     PathologicalPartitioner,
     ShardPartitioner,
     make_partitioner,
@@ -184,3 +185,39 @@ def test_labels_that_cannot_be_divided_so_are_refused(
 def test_labels_that_are_no_class_numbers_are_refused(labels: np.ndarray) -> None:
     with pytest.raises(SetupError, match="class numbers"):
         divided("iid", labels, 2)
+
+
+class TestNaturalIds:
+    IDS = np.array([5, 2, 5, 9, 2, 5, 7])
+    LABELS = np.zeros((7, 3), np.int32)  # of any shape: they are not looked at
+
+    def parts(self, num_devices: int | None = None, seed: int = 0) -> list[list[int]]:
+        divided = NaturalIdPartitioner(self.IDS, num_devices)
+        parts = divided.partition(self.LABELS, np.random.default_rng(seed))
+        assert len(parts) == divided.num_partitions
+        return [sorted(part.tolist()) for part in parts]
+
+    def test_each_id_has_a_device_in_the_order_of_the_ids(self) -> None:
+        assert self.parts() == [[1, 4], [0, 2, 5], [6], [3]]
+
+    def test_fewer_devices_hold_several_whole_ids(self) -> None:
+        parts = self.parts(2)
+        assert sorted(parts[0] + parts[1]) == list(range(7))
+        owners = [set(self.IDS[part]) for part in parts]
+        assert owners[0].isdisjoint(owners[1])
+        assert sorted(map(len, owners)) == [2, 2]
+        assert self.parts(2) == parts
+        assert any(self.parts(2, seed) != parts for seed in range(1, 6))
+
+    def test_names_are_ids_as_well(self) -> None:
+        parts = NaturalIdPartitioner(np.array(["Iago", "Hamlet", "Iago"])).partition(np.zeros(3), np.random.default_rng(0))
+        assert [part.tolist() for part in parts] == [[1], [0, 2]]
+
+    @pytest.mark.parametrize("num_devices", [0, 5], ids=["none", "more than ids"])
+    def test_devices_that_would_go_without_are_refused(self, num_devices: int) -> None:
+        with pytest.raises(SetupError, match="4 ids"):
+            NaturalIdPartitioner(self.IDS, num_devices)
+
+    def test_ids_of_other_examples_are_refused(self) -> None:
+        with pytest.raises(SetupError, match="ids of 7"):
+            NaturalIdPartitioner(self.IDS).partition(np.zeros(6), np.random.default_rng(0))
