@@ -13,7 +13,7 @@ import numpy.typing as npt
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.learning import Examples, Metrics, Weights
 from fedlearn.learning.models import model_of, plan_weights
-from fedlearn.learning.objectives import feature_spec, label_spec, loss_function, metric_function
+from fedlearn.learning.objectives import class_count, feature_spec, label_spec, loss_function, metric_function
 from fedlearn.learning.optimizers import rule_of
 from fedlearn.learning.runtime import tf
 from fedlearn.protocol.plans import Plan
@@ -55,6 +55,7 @@ class KerasLearner:
         try:
             self._losses = loss_function(plan.loss, plan.loss_options)
             self._features, self._labels = feature_spec(self._model), label_spec(self._model, plan.loss)
+            self._classes = class_count(self._model, plan.loss)
             self._metrics = {
                 name: metric_function(name, plan.loss, self._labels, self._model.outputs[0]) for name in plan.metrics
             }
@@ -74,7 +75,7 @@ class KerasLearner:
         """The means of loss (with the model's regularization, as Keras reports it) and metrics; {} for no examples.
 
         Raises:
-            Refusal: `shard_invalid` for examples of a shape or `model_mismatch` for weights that don't fit the plan.
+            Refusal: `shard_invalid` for examples or `model_mismatch` for weights that don't fit the plan.
         """
         if not len(examples):
             return {}
@@ -91,8 +92,8 @@ class KerasLearner:
             seed: at least 0; gives the order of the examples and what dropout and noise draw.
 
         Raises:
-            Refusal: `training_failed` when the loss or a weight is not finite, or a label is out of range; `shard_invalid` or
-                `model_mismatch` for shapes that don't fit the plan.
+            Refusal: `training_failed` when the loss or a weight is not finite; `shard_invalid` for shapes, dtypes or labels or
+                `model_mismatch` for weights that don't fit the plan.
         """
         if not len(examples):
             raise Refusal(Code.TRAINING_FAILED, "There are no examples to train on.")
@@ -193,6 +194,11 @@ class KerasLearner:
         for what, array, spec in (("features", features, self._features), ("labels", labels, self._labels)):
             if not spec.shape.is_compatible_with(array.shape) or len(array) != len(examples):
                 raise Refusal(Code.SHARD_INVALID, f"The {what} have the shape {array.shape}; the model takes {spec.shape}.")
+            if spec.dtype.is_integer and not np.issubdtype(array.dtype, np.integer):
+                raise Refusal(Code.SHARD_INVALID, f"The {what} are {array.dtype}; the model takes whole numbers.")
+        if self._classes is not None and not 0 <= labels.min() <= labels.max() < self._classes:
+            found = f"The labels go from {labels.min()} to {labels.max()}"
+            raise Refusal(Code.SHARD_INVALID, f"{found}; the model has classes from 0 to {self._classes - 1}.")
         return tf.constant(features, self._features.dtype), tf.constant(labels, self._labels.dtype)
 
 

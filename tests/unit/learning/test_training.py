@@ -292,7 +292,16 @@ def test_a_label_out_of_range_is_refused() -> None:
     plan, weights = prepared(plain())
     examples = some_examples()
     examples.labels[5] = 3
-    refused(Code.TRAINING_FAILED, lambda: KerasLearner(plan).train(weights, examples, 0), "label")
+    learner = KerasLearner(plan)
+    refused(Code.SHARD_INVALID, lambda: learner.train(weights, examples, 0), "The labels go from 0 to 3")
+    refused(Code.SHARD_INVALID, lambda: learner.evaluate(weights, examples), "classes from 0 to 2")
+
+
+def test_fractions_for_a_model_of_whole_numbers_are_refused() -> None:
+    model = sequential(keras.Input((4,), dtype="int32"), layers.Embedding(9, 2), layers.Flatten(), layers.Dense(3))
+    plan, weights = prepared(model)
+    examples = Examples(np.zeros((5, 4), np.float32), np.zeros(5, np.int32))
+    refused(Code.SHARD_INVALID, lambda: KerasLearner(plan).train(weights, examples, 0), "whole numbers")
 
 
 @pytest.mark.parametrize(
