@@ -8,7 +8,8 @@ import numpy as np
 
 from fedlearn.core.errors import Code, SetupError
 from fedlearn.core.learning import Examples, Shard
-from fedlearn.data.shards import Columns, checked
+from fedlearn.data.files import Columns
+from fedlearn.data.shards import checked
 from fedlearn.telemetry.logs import log
 
 _log = log(__name__)

@@ -20,21 +20,7 @@ def read_columns(path: Path, features: Sequence[str], label: str) -> tuple[Array
         ValueError: what is wrong with the file, in words that quote none of its values.
         FileNotFoundError: there is no such file.
     """
-    try:
-        import pyarrow as pa  # noqa: PLC0415 - an extra: only who has such files needs it
-        import pyarrow.parquet as pq  # noqa: PLC0415
-    except ImportError as error:
-        raise ValueError("to read Parquet pyarrow is needed: pip install 'fedlearn[parquet]'") from error
-    try:
-        names = pq.read_schema(path).names
-        missing = [name for name in (*features, label) if name not in names]
-        if missing:
-            raise ValueError(f"it has no column {' and no column '.join(missing)}; its columns are {', '.join(names)}")
-        table = pq.read_table(path, columns=[*features, label])
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"it is no readable Parquet file ({type(error).__name__})") from error
+    table = _table(path, (*features, label))
     labels = _array(label, table.column(label).combine_chunks())
     arrays = [_array(name, table.column(name).combine_chunks()) for name in features]
     if len(arrays) == 1:
@@ -43,6 +29,37 @@ def read_columns(path: Path, features: Sequence[str], label: str) -> tuple[Array
     if lists:
         raise ValueError(f"the column {lists[0]} holds lists; of several feature columns each holds one number a row")
     return np.column_stack(arrays).astype(np.float32), labels
+
+
+def read_column(path: Path, name: str) -> Array:
+    """One column without missing values, of any kind.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    column = _table(path, (name,)).column(name)
+    if column.null_count:
+        raise ValueError(f"the column {name} has missing values")
+    array: Array = column.to_numpy()
+    return array
+
+
+def _table(path: Path, columns: Sequence[str]) -> Any:
+    try:
+        import pyarrow as pa  # noqa: PLC0415 - an extra: only who has such files needs it
+        import pyarrow.parquet as pq  # noqa: PLC0415
+    except ImportError as error:
+        raise ValueError("to read Parquet pyarrow is needed: pip install 'fedlearn[parquet]'") from error
+    try:
+        names = pq.read_schema(path).names
+        missing = [name for name in columns if name not in names]
+        if missing:
+            raise ValueError(f"it has no column {' and no column '.join(missing)}; its columns are {', '.join(names)}")
+        return pq.read_table(path, columns=list(dict.fromkeys(columns)))
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"it is no readable Parquet file ({type(error).__name__})") from error
 
 
 def _array(name: str, column: Any) -> Array:

@@ -6,9 +6,7 @@ writes is npz, uncompressed. Nothing is ever unpickled.
 
 import os
 import tempfile
-import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import numpy.typing as npt
 
 from fedlearn.core.errors import Code, SetupError, cannot_write
 from fedlearn.core.learning import Examples, Shard
-from fedlearn.data.parquet import read_columns
+from fedlearn.data.files import NPZ, Columns, faults_of, read_pair
 from fedlearn.data.partitioners import Indices, Partitioner
 
 
@@ -65,25 +63,7 @@ def write_shard(directory: Path, shard: Shard) -> None:
         raise cannot_write(f"The shard {directory}", error) from error
 
 
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """What a shard's files hold.
-
-    Args:
-        features: in a Parquet file, the column of features, or several of one number each.
-        label: in a Parquet file, the column of labels.
-        classes: how many classes the labels number, from 0; None for labels that are no such numbers, or of any range.
-    """
-
-    features: tuple[str, ...] = ("x",)
-    label: str = "y"
-    classes: int | None = None
-
-
-_NPZ = Columns()
-
-
-def read_shard(directory: Path, columns: Columns = _NPZ) -> Shard:
+def read_shard(directory: Path, columns: Columns = NPZ) -> Shard:
     """Read a device's shard, ready for a model (see `as_examples`). The hold-out may be empty.
 
     Raises:
@@ -92,6 +72,19 @@ def read_shard(directory: Path, columns: Columns = _NPZ) -> Shard:
     train, holdout = (_path(directory, name) for name in ("train", "holdout"))
     parts = [_read(path, columns) for path in (train, holdout)]
     return checked(parts[0], parts[1], f"The shard's file {train}", f"The shard's file {holdout}", columns)
+
+
+def read_labels(directory: Path, label: str = NPZ.label) -> npt.NDArray[Any]:
+    """The labels of a shard, what is held out included, without its features.
+
+    Args:
+        label: in Parquet files, the column of labels.
+
+    Raises:
+        SetupError: `shard_invalid`.
+    """
+    paths = [_path(directory, name) for name in ("train", "holdout")]
+    return np.concatenate([_read(path, Columns((label,), label), only_labels=True).labels for path in paths])
 
 
 def checked(train: Examples, holdout: Examples, train_name: str, holdout_name: str, columns: Columns) -> Shard:
@@ -104,7 +97,7 @@ def checked(train: Examples, holdout: Examples, train_name: str, holdout_name: s
         SetupError: `shard_invalid`.
     """
     for what, part in ((train_name, train), (holdout_name, holdout)):
-        for fault in _faults(part.features, part.labels, columns.classes):
+        for fault in faults_of(part.features, part.labels, columns.classes):
             raise _invalid(what, fault)
     if not len(train):
         raise _invalid(train_name, "it holds no example")
@@ -141,45 +134,15 @@ def _path(directory: Path, name: str) -> Path:
     return parquet if parquet.exists() else npz
 
 
-def _read(path: Path, columns: Columns) -> Examples:
+def _read(path: Path, columns: Columns, *, only_labels: bool = False) -> Examples:
     what = f"The shard's file {path}"
     try:
-        return Examples(*(_npz(path) if path.suffix == ".npz" else read_columns(path, columns.features, columns.label)))
+        return read_pair(path, columns, only_labels=only_labels)
     except FileNotFoundError as error:
         needed = "give a directory with train and holdout, each as .npz or .parquet"
         raise _invalid(what, f"there is no such file; {needed}") from error
     except ValueError as error:
         raise _invalid(what, str(error)) from error
-
-
-def _npz(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return arrays["x"], arrays["y"]
-    except KeyError as error:
-        raise ValueError("it must hold two arrays, x and y") from error
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
-        raise ValueError(f"it is no readable npz file ({error})") from error
-
-
-def _faults(x: npt.NDArray[Any], y: npt.NDArray[Any], classes: int | None) -> Iterator[str]:
-    for name, array in (("x", x), ("y", y)):
-        if array.ndim == 0:
-            yield f"{name} is a single number"
-        elif array.dtype != np.float32 and not np.issubdtype(array.dtype, np.integer):
-            yield f"{name} is {array.dtype}, where float32 or an integer type is needed"
-        elif array.dtype == np.float32 and not np.isfinite(array).all():
-            yield f"{name} holds NaN or infinity"
-        elif 0 in array.shape[1:]:
-            yield f"{name} has the shape {array.shape}, which holds no value"
-    if len(x) != len(y):
-        yield f"x has {len(x)} examples and y has {len(y)}"
-    if classes is not None and y.dtype == np.float32:
-        yield f"y is float32, where class numbers from 0 to {classes - 1} are needed"
-    elif classes is not None and len(y) and not 0 <= int(y.min()) <= int(y.max()) < classes:
-        yield f"y has labels from {y.min()} to {y.max()}, where there are classes from 0 to {classes - 1}"
 
 
 def _invalid(what: str, fault: str) -> SetupError:

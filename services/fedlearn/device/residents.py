@@ -8,8 +8,9 @@ from pathlib import Path
 from fedlearn.adapters.http import persist
 from fedlearn.config import DeviceSettings
 from fedlearn.core.errors import Code, FedlearnError, Outage, SetupError
+from fedlearn.data.files import Columns
 from fedlearn.data.loaders import load_shard
-from fedlearn.data.shards import Columns, read_shard
+from fedlearn.data.shards import read_shard
 from fedlearn.device.agent import Agent, Home
 from fedlearn.device.peers import ServerClient
 from fedlearn.protocol.messages import CheckIn, ComeBack, Unfit

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fedlearn.core.errors import Code, SetupError
+from fedlearn.data.files import Columns
 from fedlearn.data.loaders import load_shard
-from fedlearn.data.shards import Columns
 
 PLAIN = Columns()
 MODULE = """

@@ -8,7 +8,8 @@ import pytest
 
 from fedlearn.core.errors import Code, SetupError
 from fedlearn.core.learning import Shard
-from fedlearn.data.shards import Columns, read_shard
+from fedlearn.data.files import Columns
+from fedlearn.data.shards import read_shard
 
 LABELS = pa.array([0, 1, 0], pa.int64())
 PLAIN = Columns()

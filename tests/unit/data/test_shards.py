@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from fedlearn.core.errors import Code, SetupError
 from fedlearn.core.learning import Examples, Shard
+from fedlearn.data.files import Columns
 from fedlearn.data.partitioners import FullPartitioner, IidPartitioner
-from fedlearn.data.shards import Columns, as_examples, as_images, cut, read_shard, write_shard
+from fedlearn.data.shards import as_examples, as_images, cut, read_shard, write_shard
 
 
 def some_examples(count: int) -> Examples:
