@@ -71,6 +71,16 @@ class RoundName(Message):
     round: RoundNumber
 
 
+class Pace(Message):
+    """How long a device's training took in its last round; evaluation and transfers are not in it."""
+
+    task: TaskName
+    round: RoundNumber
+    plan_digest: Digest
+    steps: Annotated[int, Field(ge=1, le=2**40, examples=[540])]
+    seconds: Annotated[float, Field(gt=0, le=30 * 86400, examples=[1.25])]
+
+
 class Unfit(Message):
     """Why a device can't take part in any round, in a sentence of its own."""
 
@@ -93,6 +103,7 @@ class CheckIn(Message):
     holdout_examples: Annotated[int, Field(ge=0, le=100_000_000)] = 0
     runtime: Annotated[str, Field(max_length=200, examples=["fedlearn 0.1.0, keras 3.12, tensorflow 2.21"])] = ""
     uploaded: Annotated[RoundName | None, Field(description="Where its last update went: not assigned again.")] = None
+    pace: Pace | None = None
     unfit: Unfit | None = None
     wait_seconds: Annotated[float, Field(ge=0, le=300)] = 30.0
 
@@ -114,6 +125,9 @@ class Assignment(Message):
     model: Model
     model_url: Url
     seconds_left: Annotated[Seconds, Field(description="Until the round's reporting deadline, counted from this answer.")]
+    local_steps: Annotated[
+        int | None, Field(ge=1, description="After how many steps it may stop; None, or more than all: all of the plan's.")
+    ] = None
     ticket: Annotated[
         str, Field(description="What the aggregator wants to see beside the device's own token.", examples=["eyJ0eXAi…"])
     ]

@@ -94,6 +94,7 @@ class Coordinator:
         if checkin.unfit is not None:
             await self._excuse(device, checkin.unfit.code)
             return None
+        self.around.paces.note(device, checkin)
         for runner in self._runners.values():
             assignment = runner.assignment(device)
             if assignment is not None and not has_uploaded(checkin, assignment):
