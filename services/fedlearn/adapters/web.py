@@ -56,9 +56,18 @@ def make_app(
     async def healthz() -> dict[str, str]:
         return {"status": "alive"}
 
-    @app.get("/readyz", tags=["health"], summary="Whether the service can do its job now.", responses=problems(unready))
-    async def readyz() -> dict[str, str]:
-        await ready()
+    @app.get(
+        "/readyz",
+        tags=["health"],
+        summary="Whether the service can do its job now.",
+        response_model=dict[str, str],
+        responses=problems(unready),
+    )
+    async def readyz() -> dict[str, str] | Response:
+        try:
+            await ready()
+        except FedlearnError as error:
+            return _answer(error, at_least=503)  # whatever it is elsewhere, here it says: not now
         return {"status": "ready"}
 
     @app.get("/metrics", tags=["health"], summary="Metrics for Prometheus.", response_class=Response)
@@ -91,8 +100,10 @@ class Probe:
         await self._asking
 
 
-def _answer(error: FedlearnError) -> Response:
+def _answer(error: FedlearnError, at_least: int = 0) -> Response:
     problem = problem_of(error)
+    if problem.status < at_least:
+        problem = problem.model_copy(update={"status": at_least})
     headers = {"WWW-Authenticate": "Bearer"} if problem.status == 401 else {}
     return Response(problem.model_dump_json(), problem.status, headers, MEDIA_TYPE)
 

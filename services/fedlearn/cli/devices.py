@@ -83,6 +83,8 @@ def _table(fleet: FleetView) -> Table:
 
 
 def _does(device: DeviceView) -> str:
+    if device.unfit is not None:
+        return f"unfit: {device.unfit.detail}"
     if device.part is not None:
         return f"{device.part.standing} in {device.part.task}/{device.part.round}"
     return "waits" if device.waiting else "–"

@@ -70,6 +70,9 @@ def submit_builtin(
     epochs: int = 1,
     batch_size: int = 10,
     learning_rate: float = 0.1,
+    min_steps_fraction: Annotated[
+        float, typer.Option(help="The least part of its steps that a slow device may be given.")
+    ] = 1.0,
     seed: int = 0,
     target_accuracy: float | None = None,
     over_selection: Annotated[float, typer.Option(help="Devices selected for each report wanted.")] = 1.0,
@@ -82,7 +85,9 @@ def submit_builtin(
     """Build one of the built-in models, submit it as a task and start it. A task that runs already stays as it is."""
     from fedlearn.learning.models import build, get_weights, make_plan
 
-    training = LocalTraining(learning_rate=learning_rate, epochs=epochs, batch_size=batch_size)
+    training = LocalTraining(
+        learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, min_steps_fraction=min_steps_fraction
+    )
     keras_model = build(model, seed)
     plan = make_plan(keras_model, dataset=dataset, training=training)
     version_0 = encode_model(get_weights(keras_model, plan), plan)

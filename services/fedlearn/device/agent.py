@@ -4,17 +4,21 @@ import asyncio
 import contextvars
 import hashlib
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fedlearn.adapters.http import persist
 from fedlearn.core.errors import Code, FedlearnError, Outage
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.learning import Shard, Weights
+from fedlearn.core.pacing import within
 from fedlearn.core.updates import Update
 from fedlearn.device.peers import AggregatorClient
 from fedlearn.device.workshop import Tools, Workshop
 from fedlearn.protocol.envelope import UpdateContext, seal
-from fedlearn.protocol.messages import Assignment, CheckIn, ComeBack, DropOut, RoundName, UploadDone, UploadRequest
+from fedlearn.protocol.messages import Assignment, CheckIn, ComeBack, DropOut, Pace, RoundName, UploadDone, UploadRequest
+from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingPublicKey
 from fedlearn.protocol.tensors import flatten
 from fedlearn.telemetry import metrics
@@ -22,6 +26,7 @@ from fedlearn.telemetry.logs import about, log
 
 _log = log(__name__)
 _TELL_SECONDS = 5.0
+_LEAST_SECONDS = 1e-6
 _NOBODY_TO_TELL = frozenset({Code.ROUND_CLOSED, Code.NOT_SELECTED, Code.TASK_UNKNOWN})
 
 
@@ -48,6 +53,7 @@ class Agent:
     def __init__(self, home: Home, workshop: Workshop, aggregator: AggregatorClient, checkin_seconds: float) -> None:
         self._home, self._workshop, self._aggregator = home, workshop, aggregator
         self._uploaded: RoundName | None = None
+        self._pace: Pace | None = None
         self._checkin = CheckIn(
             slot=home.slot,
             dataset=home.dataset,
@@ -70,7 +76,9 @@ class Agent:
 
     async def _check_in(self) -> Assignment | ComeBack:
         try:
-            answer = await self._workshop.server.check_in(self._checkin.model_copy(update={"uploaded": self._uploaded}))
+            answer = await self._workshop.server.check_in(
+                self._checkin.model_copy(update={"uploaded": self._uploaded, "pace": self._pace})
+            )
         except FedlearnError as error:
             self.connected = False
             _log.warning("check-in failed", code=error.code, detail=error.detail)
@@ -114,22 +122,36 @@ class Agent:
         key = await workshop.sealing_key(round_id)
         in_context = contextvars.copy_context().run  # so that its log lines name round and device
         loop = asyncio.get_running_loop()
-        update = await loop.run_in_executor(workshop.compute, in_context, self._train, tools, weights, round_id)
+        wanted = assignment.local_steps
+        update = await loop.run_in_executor(workshop.compute, in_context, self._train, tools, weights, round_id, wanted)
         sealed = await asyncio.to_thread(self._seal, update, key, assignment, tools)
         await self._upload(round_id, assignment.ticket, sealed)
 
-    def _train(self, tools: Tools, weights: Weights, round_id: RoundId) -> Update:
-        shard, began = self._home.shard, time.monotonic()
+    def _train(self, tools: Tools, weights: Weights, round_id: RoundId, wanted_steps: int | None = None) -> Update:
+        shard, training, began = self._home.shard, tools.plan.training, time.monotonic()
         figures = tools.learner.evaluate(weights, shard.holdout)
-        trained = tools.learner.train(weights, shard.train, self._seed(round_id))
+        whole = training.steps(len(shard.train))
+        # not less than the plan allows, whatever the server wants
+        steps = whole if wanted_steps is None else within(wanted_steps, whole, training.min_steps_fraction)
+        with self._timed(round_id, tools.plan, steps):
+            trained = tools.learner.train(weights, shard.train, self._seed(round_id), steps=steps)
         delta = flatten(trained)
         delta -= flatten(weights)
         seconds = time.monotonic() - began
         metrics.TRAINING_SECONDS.observe(seconds)
-        metrics.TRAINED_EXAMPLES.inc(len(shard.train) * tools.plan.training.epochs)
-        _log.info("trained", examples=len(shard.train), seconds=round(seconds, 3), **figures)
+        metrics.TRAINED_EXAMPLES.inc(training.processed(steps, len(shard.train)))
+        _log.info("trained", examples=len(shard.train), steps=steps, of=whole, seconds=round(seconds, 3), **figures)
         holdout = len(shard.holdout) if figures else 0
+        # all of its examples, also where it has stopped early: see docs/decisions/0015-work-by-speed.md
         return Update(delta, examples=len(shard.train), holdout_examples=holdout, metrics=figures)
+
+    @contextmanager
+    def _timed(self, round_id: RoundId, plan: Plan, steps: int) -> Iterator[None]:
+        """Note how long the steps took, for the next check-in."""
+        began = time.monotonic()
+        yield
+        seconds = max(time.monotonic() - began, _LEAST_SECONDS)
+        self._pace = Pace(task=round_id.task, round=round_id.number, plan_digest=plan.digest, steps=steps, seconds=seconds)
 
     def _seed(self, round_id: RoundId) -> int:
         text = f"{self._home.seed}/{self._home.seed_name}/{round_id.number}"

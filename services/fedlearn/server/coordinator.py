@@ -9,7 +9,7 @@ from fedlearn.adapters.web import Probe
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.ports import ALIVE_STATES, ModelVersion, Task
-from fedlearn.core.rounds import OUTSTANDING, Event, Standing
+from fedlearn.core.rounds import OUTSTANDING, DeviceDropped, Event, Standing
 from fedlearn.protocol.messages import Assignment, CheckIn
 from fedlearn.protocol.plans import Plan, read_plan
 from fedlearn.server.fleet import has_uploaded
@@ -88,12 +88,26 @@ class Coordinator:
     # --- devices
 
     async def check_in(self, device: DeviceId, checkin: CheckIn, longest_seconds: float) -> Assignment | None:
-        """The device's assignment, at once if it has one (again), else when it is selected; None when the wait is over."""
+        """The device's assignment, at once if it has one (again), else when it is selected; None when the wait is over.
+
+        A device that is unfit gets none, and leaves the round that it had a part in.
+        """
+        if checkin.unfit is not None:
+            await self._excuse(device, checkin.unfit.code)
+            return None
+        self.around.paces.note(device, checkin)
         for runner in self._runners.values():
             assignment = runner.assignment(device)
             if assignment is not None and not has_uploaded(checkin, assignment):
                 return assignment
         return await self.around.fleet.wait(device, checkin, min(checkin.wait_seconds, longest_seconds))
+
+    async def _excuse(self, device: DeviceId, code: Code) -> None:
+        """A device that has come back unfit will not report in the round that it was selected for."""
+        for runner in self._runners.values():
+            if (assignment := runner.assignment(device)) is not None:
+                with contextlib.suppress(Refusal):  # the round has just ended
+                    await runner.tell(RoundId(TaskId(assignment.task), assignment.round), DeviceDropped(device, code))
 
     async def tell(self, round_id: RoundId, event: Event) -> None:
         """Hand an event to its round; it is saved when this returns.

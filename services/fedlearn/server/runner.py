@@ -358,7 +358,8 @@ class TaskRunner:
         around = self._around
         try:
             await persist(lambda: around.aggregator.open_round(round_, self._plan))
-            self._assigner = Assigner(self._task, round_, around.models, around.signer, around.ticket_grace_seconds)
+            grace, steps = around.ticket_grace_seconds, around.paces.steps(round_.participants, self._plan)
+            self._assigner = Assigner(self._task, round_, around.models, around.signer, grace_seconds=grace, steps=steps)
             await self.tell(round_.id, rounds.RoundOpened())
         except Refusal as refusal:
             await self._fail(round_.id, refusal)

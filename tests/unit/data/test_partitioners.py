@@ -50,6 +50,45 @@ def test_the_same_seed_divides_alike_and_another_does_not(name: str) -> None:
     assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("name", "shares"),
+    [
+        ("linear", np.array([1, 2, 3, 4]) / 10),
+        ("square", np.array([1, 4, 9, 16]) / 30),
+        ("exponential", np.exp([1, 2, 3, 4]) / np.exp([1, 2, 3, 4]).sum()),
+    ],
+)
+@settings(deadline=None)
+@given(count=st.integers(50, 3000))
+def test_sizes_grow_with_the_devices_number(name: str, shares: np.ndarray, count: int) -> None:
+    sizes = [len(part) for part in divided(name, some_labels(count), 4)]
+    assert sum(sizes) == count
+    assert np.abs(np.array(sizes) - shares * count).max() < 4  # one for everybody comes first
+    assert sizes == sorted(sizes)
+
+
+def test_a_hundred_devices_of_exponential_sizes_have_an_example_each() -> None:
+    sizes = [len(part) for part in divided("exponential", some_labels(200), 100)]
+    assert (min(sizes), sum(sizes)) == (1, 200)
+
+
+def test_sizes_that_are_demanded_are_met_and_the_rest_goes_to_nobody() -> None:
+    parts = divided("size", some_labels(100), 3, sizes=(50, 7, 20))  # type: ignore[arg-type]
+    assert [len(part) for part in parts] == [50, 7, 20]
+    assert len(set(np.concatenate(parts).tolist())) == 77
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [((50, 60), "at least 110"), ((50,), "1 sizes for 2 devices"), ((50, 0), "size is 0")],
+    ids=["too many", "too few sizes", "nothing"],
+)
+def test_sizes_that_can_not_be_met_are_refused(sizes: tuple[int, ...], words: str) -> None:
+    with pytest.raises(SetupError, match=words) as caught:
+        divided("size", some_labels(100), 2, sizes=sizes)  # type: ignore[arg-type]
+    assert caught.value.code is Code.SETTING_INVALID
+
+
 def test_full_gives_everything_to_everybody() -> None:
     for part in divided("full", some_labels(100), 3):
         np.testing.assert_array_equal(part, np.arange(100))

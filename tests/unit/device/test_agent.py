@@ -175,7 +175,7 @@ async def seed_of(services: Services, number: int = ROUND.number, seed_name: str
     seeds: list[int] = []
 
     class Listening(SyntheticLearner):
-        def train(self, weights: Weights, examples: Examples, seed: int) -> Any:
+        def train(self, weights: Weights, examples: Examples, seed: int, *, steps: int | None = None) -> Any:
             seeds.append(seed)
             return super().train(weights, examples, seed)
 
@@ -202,6 +202,30 @@ async def test_a_device_names_the_round_that_it_has_uploaded_to() -> None:
     assert [checkin.uploaded for checkin in services.checkins] == [None, RoundName(task=ROUND.task, round=ROUND.number)]
 
 
+class Counting(SyntheticLearner):
+    """Notes how many steps are wanted of it."""
+
+    steps: list[int | None]
+
+    def train(self, weights: Weights, examples: Examples, seed: int, *, steps: int | None = None) -> Any:
+        self.steps.append(steps)
+        return super().train(weights, examples, seed)
+
+
+@pytest.mark.parametrize(("wanted", "done"), [(None, 3), (2, 3), (99, 3)], ids=["all", "less than the plan allows", "more"])
+async def test_a_device_does_what_its_plan_allows_and_tells_its_pace(wanted: int | None, done: int) -> None:
+    services, counting = Services(), type("Counting", (Counting,), {"steps": []})
+    services.answers = [assignment().model_copy(update={"local_steps": wanted})]
+    async with running(services, counting):
+        await settle(services)
+    assert counting.steps == [done]
+    assert services.checkins[0].pace is None
+    pace = services.checkins[1].pace
+    assert pace is not None
+    assert (pace.task, pace.round, pace.plan_digest, pace.steps) == (ROUND.task, ROUND.number, PLAN.digest, 3)
+    assert 0 < pace.seconds < 10
+
+
 async def test_a_device_seals_nothing_to_a_key_that_its_aggregator_does_not_vouch_for() -> None:
     services = Services(identity=Ed25519PrivateKey.generate())
     services.answers = [assignment()]
@@ -215,7 +239,7 @@ async def test_a_device_seals_nothing_to_a_key_that_its_aggregator_does_not_vouc
 class Failing(SyntheticLearner):
     error: Exception = Refusal(Code.TRAINING_FAILED, "The loss is not finite.")
 
-    def train(self, weights: Weights, examples: Examples, seed: int) -> Any:
+    def train(self, weights: Weights, examples: Examples, seed: int, *, steps: int | None = None) -> Any:
         raise self.error
 
 
@@ -309,7 +333,7 @@ class Blocked(SyntheticLearner):
 
     begun, may_end = threading.Event(), threading.Event()
 
-    def train(self, weights: Weights, examples: Examples, seed: int) -> Any:
+    def train(self, weights: Weights, examples: Examples, seed: int, *, steps: int | None = None) -> Any:
         self.begun.set()
         assert self.may_end.wait(10)
         return super().train(weights, examples, seed)

@@ -31,6 +31,7 @@ from fedlearn.telemetry.logs import log
 
 _log = log(__name__)
 _COME_BACK_SECONDS = 1.0
+_UNFIT_COME_BACK_SECONDS = 15.0  # somebody has to mend its shard first
 
 
 def device_routes(coordinator: Coordinator, roster: Roster, gate: Gate, settings: ServerSettings) -> APIRouter:
@@ -63,6 +64,8 @@ def device_routes(coordinator: Coordinator, roster: Roster, gate: Gate, settings
         if waiting.done() and (assignment := waiting.result()) is not None:
             return assignment
         waiting.cancel()
+        if checkin.unfit is not None:
+            return ComeBack(after_seconds=_UNFIT_COME_BACK_SECONDS)
         return ComeBack(after_seconds=_COME_BACK_SECONDS * random.uniform(0.0, 1.0))  # noqa: S311 - spreads the load
 
     @router.post(
