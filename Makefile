@@ -70,6 +70,13 @@ docs: $(VENV)/.dev ## write the pages that are generated: settings, and the char
 	@$(BIN)/python tests/support/settings_page.py
 	@$(BIN)/python tests/support/chart_readme.py
 
+KILLS ?= 50
+SEED ?= 0
+
+.PHONY: chaos
+chaos: $(VENV)/.dev ## kill roles at random while rounds run, and check every version (KILLS=200 SEED=0)
+	@$(BIN)/fedlearn chaos --kills $(KILLS) --seed $(SEED)
+
 # --- containers and clusters
 
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)

@@ -102,6 +102,10 @@ class ServerSettings(_Service):
     ticket_grace_seconds: float = Field(60.0, ge=0, le=3600, description="How long a ticket outlives its round's deadline.")
     manual: bool = Field(False, description="Commit at `/send_model_clients`, for the walk-through: anybody may call it.")
     max_checkin_seconds: float = Field(60.0, ge=0, le=300, description="The longest that a check-in is held.")
+    max_checkins_per_second: float = Field(
+        200.0, ge=1, le=100_000, description="A large fleet is told to come back this often."
+    )
+    max_away_seconds: float = Field(900.0, ge=1, le=86400, description="The longest that a device is told to stay away.")
 
 
 class AggregatorSettings(_Service):
@@ -151,9 +155,14 @@ class DeviceSettings(_Service):
         0, ge=0, description="With `count`: the name of the first device's directory; with `loader`: its number."
     )
     learner: Literal["keras", "synthetic"] = Field("keras", description="synthetic: random deltas, for load and chaos.")
+    synthetic_seconds: float = Field(0.0, ge=0, le=3600, description="How long the synthetic learner lets a training last.")
     seed: int = Field(0, ge=0, lt=2**32, description="Makes local training repeatable.")
     manual: bool = Field(
         False, description="Train at `/modeltrain` and so on, for the walk-through: anybody may call it. Without `count`."
+    )
+    conditions_file: Path | None = Field(
+        None,
+        description="JSON with idle, charging, unmetered, kept current by whoever watches the machine; none: always all three.",
     )
     checkin_seconds: float = Field(30.0, gt=0, le=300, description="How long one check-in may be held.")
 

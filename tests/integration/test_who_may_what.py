@@ -43,6 +43,7 @@ TABLE: dict[str, dict[str, set[str]]] = {
         "GET /v1/tasks/{task}/models": {ANYBODY},
         "POST /v1/checkins": {DEVICE},
         "POST /v1/rounds/{task}/{number}/acceptances": {DEVICE},
+        "GET /v1/rounds/{task}/{number}/wanted": {DEVICE},
         "POST /v1/rounds/{task}/{number}/dropouts": {DEVICE},
         "GET /v1/plans/{digest}": {DEVICE, EVALUATOR},
         "PUT /v1/rounds/{task}/{number}/updates": {AGGREGATOR},
@@ -168,7 +169,7 @@ def test_nobody_but_the_server_moves_a_round_and_nobody_but_the_aggregator_repor
     forged = {**model, "version": 1, "sha256": "0" * 64}
     prefix = f"/v1/rounds/{trial.name}/1"
     opening = {"plan": trial.plan.model_dump(mode="json"), "base": model, "reporting_seconds": 1}
-    place = {"task": trial.name, "size_bytes": 1, "sha256": "0" * 64}
+    place = {"task": trial.name, "goal": 2, "size_bytes": 1, "sha256": "0" * 64}
     harmful = {
         "aggregator": [
             ("PUT", prefix, opening),
@@ -373,7 +374,7 @@ def test_a_device_seals_nothing_to_a_key_that_its_configured_aggregator_did_not_
 
 
 def test_the_aggregator_itself_refuses_an_aggregate_of_fewer_than_its_minimum(trial: Trial) -> None:
-    trial.submit(goal=1, min_fraction=1.0, rounds=1)
+    trial.submit(goal=2, min_fraction=0.5, rounds=1, selection_timeout_seconds=0.3)
     alone = trial.device("alone")
     before = trial.world.metric(
         trial.world.server_url, 'fedlearn_rounds_ended_total{outcome="abandoned",reason="cohort_too_small"}'

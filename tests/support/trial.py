@@ -29,13 +29,18 @@ class Trial:
 
     def submit(self, **how: Any) -> None:
         """Submit the task; a goal of 2 that all have to reach, unless `how` says otherwise."""
-        self.world.submit(self.name, self.plan, **{"goal": 2, "min_fraction": 1.0, **how})
+        self.world.submit(self.name, self.plan, **{"goal": 2, "min_fraction": 1.0, "over_selection": 1.0, **how})
 
     def device(self, name: str, slot: int | None = None) -> HandDevice:
         return self.world.device(f"{self.name}-{name}", slot, self.name)
 
     def devices(self, *names: str) -> list[HandDevice]:
         return [self.device(name) for name in names]
+
+    def introduce(self, *devices: HandDevice) -> None:
+        """Let the server know that these devices are about to come, so that it waits for them."""
+        for device in devices:
+            assert device.check_in(wait_seconds=0).json()["kind"] == "come_back"
 
     def assign(self, *devices: HandDevice) -> list[Assignment]:
         """Check in all these devices at once; the assignment of each."""

@@ -2,7 +2,7 @@
 
 import typer
 
-from fedlearn.cli import data, devices, models, plot, rounds, run, services, status, tasks, up
+from fedlearn.cli import chaos, data, devices, models, plot, rounds, run, services, status, tasks, up
 
 _HELP = "Federated learning, native to Kubernetes."
 
@@ -14,6 +14,7 @@ def build() -> typer.Typer:
     up.add_to(app)
     status.add_to(app)
     plot.add_to(app)
+    chaos.add_to(app)
     services.add_to(app)
     app.add_typer(data.app, name="data")
     app.add_typer(devices.app, name="devices", rich_help_panel="A running server")

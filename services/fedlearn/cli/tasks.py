@@ -75,7 +75,7 @@ def submit_builtin(
     ] = 1.0,
     seed: int = 0,
     target_accuracy: float | None = None,
-    over_selection: Annotated[float, typer.Option(help="Devices selected for each report wanted.")] = 1.0,
+    over_selection: Annotated[float, typer.Option(help="Devices selected for each report wanted.")] = 1.3,
     min_fraction: Annotated[float, typer.Option(help="Of --devices: fewer reports abandon the round.")] = 0.8,
     selection_timeout_seconds: float = 60.0,
     reporting_timeout_seconds: float = 600.0,

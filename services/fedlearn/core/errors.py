@@ -70,6 +70,7 @@ class Code(StrEnum):
     # devices
     SHARD_INVALID = "shard_invalid"
     TRAINING_FAILED = "training_failed"
+    NOT_ELIGIBLE = "not_eligible"
     DEVICE_STOPPING = "device_stopping"
     # outages
     STORAGE_UNAVAILABLE = "storage_unavailable"

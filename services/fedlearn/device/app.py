@@ -13,6 +13,7 @@ from fedlearn.adapters.web import listen, make_app, serve
 from fedlearn.config import DeviceSettings
 from fedlearn.core.errors import Code
 from fedlearn.device.agent import Agent, Home
+from fedlearn.device.conditions import Probe
 from fedlearn.device.learners import learner_factory
 from fedlearn.device.peers import AggregatorClient, ServerClient
 from fedlearn.device.residents import Resident, check_readiness, homes_of
@@ -23,7 +24,7 @@ from fedlearn.telemetry.logs import set_up_logs
 
 def build_app(settings: DeviceSettings) -> FastAPI:
     """The app of a device process; its agents run while it does."""
-    make_learner, runtime = learner_factory(settings.learner)
+    make_learner, runtime = learner_factory(settings.learner, settings.synthetic_seconds)
     server = ServiceClient(
         settings.server_url, "server", token=TokenFile(settings.server_token_file), unreachable=Code.SERVER_UNREACHABLE
     )
@@ -44,7 +45,7 @@ def build_app(settings: DeviceSettings) -> FastAPI:
     hand = Hand(settings.aggregator_url) if settings.manual else None
 
     def settle(home: Home) -> Agent:
-        return _agent(home, workshop, AggregatorClient(aggregator), settings.checkin_seconds, hand)
+        return _agent(home, workshop, AggregatorClient(aggregator), settings, hand)
 
     residents = [
         Resident(slot, read, settle, workshop.server, dataset=settings.dataset, runtime=runtime)
@@ -79,10 +80,11 @@ def build_app(settings: DeviceSettings) -> FastAPI:
     return app
 
 
-def _agent(home: Home, workshop: Workshop, aggregator: AggregatorClient, checkin_seconds: float, hand: Hand | None) -> Agent:
+def _agent(home: Home, workshop: Workshop, aggregator: AggregatorClient, settings: DeviceSettings, hand: Hand | None) -> Agent:
+    seconds, probe = settings.checkin_seconds, Probe(settings.conditions_file)
     if hand is None:
-        return Agent(home, workshop, aggregator, checkin_seconds)
-    return ManualAgent(home, workshop, aggregator, checkin_seconds, hand=hand)
+        return Agent(home, workshop, aggregator, seconds, probe)
+    return ManualAgent(home, workshop, aggregator, seconds, hand=hand)
 
 
 def main(settings: DeviceSettings) -> None:

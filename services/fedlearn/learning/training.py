@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedlearn.core.errors import Code, Refusal
-from fedlearn.core.learning import Examples, Metrics, Weights
+from fedlearn.core.learning import Examples, Metrics, Stop, Weights
 from fedlearn.learning.models import model_of, plan_weights
 from fedlearn.learning.objectives import class_count, feature_spec, label_spec, loss_function, metric_function
 from fedlearn.learning.optimizers import rule_of
@@ -51,6 +51,7 @@ class KerasLearner:
         self._plan = plan
         self._model = model_of(plan)
         self._weights = plan_weights(self._model)
+        self._halt = tf.Variable(False, trainable=False)
         self._places()
         try:
             self._losses = loss_function(plan.loss, plan.loss_options)
@@ -85,7 +86,7 @@ class KerasLearner:
         return dict(zip(("loss", *self._metrics), (float(s) / len(examples) for s in sums), strict=True))
 
     def train(
-        self, weights: Weights, examples: Examples, seed: int, *, steps: int | None = None
+        self, weights: Weights, examples: Examples, seed: int, stop: Stop | None = None, *, steps: int | None = None
     ) -> list[npt.NDArray[np.float32]]:
         """Train from `weights` as the plan says; the same seed gives the same weights.
 
@@ -93,12 +94,15 @@ class KerasLearner:
             weights: in the manifest's order; left as they are.
             examples: features as the model takes them; labels of shape (n,) for a sparse loss, else as the model's output.
             seed: at least 0; gives the order of the examples and what dropout and noise draw.
+            stop: read before each step of the compiled loop.
             steps: only the first so many steps of the whole training; None for all of them.
 
         Raises:
             Refusal: `training_failed` when the loss or a weight is not finite; `shard_invalid` for shapes, dtypes or labels or
                 `model_mismatch` for weights that don't fit the plan.
+            Stopped: at the next step once `stop` is set.
         """
+        stop = stop or Stop()
         if not len(examples):
             raise Refusal(Code.TRAINING_FAILED, "There are no examples to train on.")
         rng = np.random.default_rng(seed)
@@ -107,7 +111,11 @@ class KerasLearner:
         order = np.concatenate([rng.permutation(len(examples)) for _ in range(self._plan.training.epochs)], dtype=np.int32)
         whole = self._plan.training.steps(len(examples))
         last = np.int32(whole if steps is None else min(steps, whole))
-        total, trained = _run(self._train, self._tensors(weights), streams, *self._arrays(examples), order, last)
+        given = (self._tensors(weights), streams, *self._arrays(examples), order, last)
+        self._halt.assign(False)
+        with stop.telling(lambda: self._halt.assign(True)):
+            total, trained = _run(self._train, *given)
+        stop.check()
         new = [tensor.numpy() for tensor in trained]
         if not np.isfinite(total.numpy()) or not all(np.isfinite(weight).all() for weight in new):
             raise Refusal(
@@ -144,7 +152,12 @@ class KerasLearner:
         rest = [state.value(weights, streams) for state in self._rest]
         start = (tf.constant(0), trainable, rest, rule.start(trainable), tf.constant(0.0))
         # one iteration at a time: each needs the weights of the one before
-        _, trainable, rest, _, total = tf.while_loop(lambda step, *_: step < last, body, start, parallel_iterations=1)
+        _, trainable, rest, _, total = tf.while_loop(
+            lambda step, *_: tf.logical_and(step < last, tf.logical_not(self._halt.read_value())),
+            body,
+            start,
+            parallel_iterations=1,
+        )
         trained = list(weights)
         for state, value in zip((*self._trainable, *self._rest), (*trainable, *rest), strict=True):
             if state.weight is not None:

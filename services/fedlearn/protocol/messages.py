@@ -4,6 +4,7 @@ Durations are seconds and never wall-clock deadlines, since devices' clocks are 
 hexadecimal; stored times are UTC, ISO 8601.
 """
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from fedlearn.core.errors import Code
 from fedlearn.core.rounds import ModelRef, RoundPolicy
+from fedlearn.protocol.eligibility import DeviceConditions, DeviceDemands
 
 Digest = Annotated[
     str, Field(pattern=r"^[0-9a-f]{64}$", examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"])
@@ -71,7 +73,7 @@ class RoundName(Message):
     round: RoundNumber
 
 
-class Pace(Message):
+class Speed(Message):
     """How long a device's training took in its last round; evaluation and transfers are not in it."""
 
     task: TaskName
@@ -102,8 +104,9 @@ class CheckIn(Message):
     ]
     holdout_examples: Annotated[int, Field(ge=0, le=100_000_000)] = 0
     runtime: Annotated[str, Field(max_length=200, examples=["fedlearn 0.1.0, keras 3.12, tensorflow 2.21"])] = ""
+    conditions: DeviceConditions = DeviceConditions()
     uploaded: Annotated[RoundName | None, Field(description="Where its last update went: not assigned again.")] = None
-    pace: Pace | None = None
+    speed: Speed | None = None
     unfit: Unfit | None = None
     wait_seconds: Annotated[float, Field(ge=0, le=300)] = 30.0
 
@@ -124,6 +127,9 @@ class Assignment(Message):
     plan_digest: Digest
     model: Model
     model_url: Url
+    demands: Annotated[DeviceDemands, Field(description="A device that stops meeting them drops out: `not_eligible`.")] = (
+        DeviceDemands()
+    )
     seconds_left: Annotated[Seconds, Field(description="Until the round's reporting deadline, counted from this answer.")]
     local_steps: Annotated[
         int | None, Field(ge=1, description="After how many steps it may stop; None, or more than all: all of the plan's.")
@@ -148,6 +154,13 @@ class Acceptance(Message):
     """The device has its assignment and starts."""
 
     slot: Slot = None
+
+
+class Wanted(Message):
+    """Whether a device's report is still wanted; answered as soon as it is not, or after `wait_seconds`."""
+
+    slot: Slot = None
+    wait_seconds: Annotated[float, Field(ge=0, le=300)] = 0.0
 
 
 class DropOut(Message):
@@ -229,6 +242,9 @@ class ModelUploadRequest(Message):
     """The server asks for a place for version 0 of a task, on behalf of the operator who submits it."""
 
     task: TaskName
+    goal: Annotated[
+        int, Field(ge=1, le=MAX_DEVICES_A_ROUND, examples=[3], description="How many devices its rounds aggregate.")
+    ]
     size_bytes: Size
     sha256: Digest
 
@@ -250,14 +266,20 @@ class Policy(Message):
     """What a task demands of its rounds; see `core.rounds.RoundPolicy`."""
 
     goal: Annotated[int, Field(ge=1, le=MAX_DEVICES_A_ROUND, description="How many reports finish a round.")] = 3
-    over_selection: Annotated[float, Field(ge=1, le=10, description="Devices selected for each report wanted.")] = 1.0
+    over_selection: Annotated[float, Field(ge=1, le=10, description="Devices selected for each report wanted.")] = 1.3
     min_fraction: Annotated[float, Field(gt=0, le=1, description="Of the goal: fewer abandon the round.")] = 0.8
     selection_timeout_seconds: Annotated[float, Field(gt=0, le=86400)] = 60.0
     reporting_timeout_seconds: Annotated[float, Field(gt=0, le=30 * 86400)] = 600.0
     aggregation_timeout_seconds: Annotated[float, Field(gt=0, le=86400)] = 600.0
 
+    demands: DeviceDemands = DeviceDemands()
+
+    @classmethod
+    def of(cls, policy: RoundPolicy) -> "Policy":
+        return cls.model_validate(asdict(policy))
+
     def domain(self) -> RoundPolicy:
-        return RoundPolicy(**self.model_dump())
+        return RoundPolicy(**{**self.model_dump(), "demands": self.demands.domain()})
 
 
 class TaskSubmission(Message):

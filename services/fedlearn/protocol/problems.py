@@ -68,6 +68,7 @@ CATALOGUE: dict[Code, Entry] = {
     Code.UPDATE_BASE: Entry(422, "The update was made from another model than the round's."),
     Code.SHARD_INVALID: Entry(422, "The device's shard can't be used."),
     Code.TRAINING_FAILED: Entry(422, "Training gave no finite weights: try a smaller learning rate."),
+    Code.NOT_ELIGIBLE: Entry(409, "The device does not meet what the task demands any more."),
     Code.DEVICE_STOPPING: Entry(409, "The device is being stopped."),
     Code.STORAGE_UNAVAILABLE: Entry(503, "The object storage does not answer: try again later."),
     Code.STORAGE_DENIED: Entry(502, "The object storage refuses this service's credential: check its Secret and policy."),

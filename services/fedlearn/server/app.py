@@ -15,6 +15,7 @@ from fedlearn.adapters.objects import object_store
 from fedlearn.adapters.web import listen, make_app, serve
 from fedlearn.config import ClusterSettings, ServerSettings
 from fedlearn.core.errors import Code
+from fedlearn.core.selection import Pace
 from fedlearn.protocol.tickets import TicketSigner, make_signing_key
 from fedlearn.server.coordinator import Coordinator
 from fedlearn.server.fleet import Fleet
@@ -53,6 +54,7 @@ def build_app(settings: ServerSettings) -> FastAPI:
         clock=time.time,
         rng=np.random.default_rng(),
         ticket_grace_seconds=settings.ticket_grace_seconds,
+        pace=Pace(checkins_per_second=settings.max_checkins_per_second, longest_seconds=settings.max_away_seconds),
         listeners=(cluster,),
     )
     coordinator = Coordinator(around)

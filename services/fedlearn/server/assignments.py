@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from fedlearn.core.ids import DeviceId
 from fedlearn.core.ports import ObjectStore, Task
 from fedlearn.core.rounds import Round
+from fedlearn.protocol.eligibility import DeviceDemands
 from fedlearn.protocol.messages import Assignment, Model
 from fedlearn.protocol.tickets import Ticket, TicketSigner
 
@@ -46,6 +47,7 @@ class Assigner:
             plan_digest=self._task.plan_digest,
             model=Model.of(self._round.base),
             model_url=self._model_url,
+            demands=DeviceDemands.of(self._round.policy.demands),
             seconds_left=seconds_left,
             local_steps=self._steps.get(device),
             ticket=self._signer.sign(ticket, seconds_left + self._grace, now),

@@ -10,6 +10,7 @@ from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.ports import ALIVE_STATES, ModelVersion, Task
 from fedlearn.core.rounds import OUTSTANDING, DeviceDropped, Event, Standing
+from fedlearn.core.selection import Census
 from fedlearn.protocol.messages import Assignment, CheckIn
 from fedlearn.protocol.plans import Plan, read_plan
 from fedlearn.server.fleet import has_uploaded
@@ -61,6 +62,8 @@ class Coordinator:
         """Answer all requests that are held: this server stops."""
         self._stopping = True
         self.around.fleet.dismiss()
+        for runner in self._runners.values():
+            runner.cohort.leave()
         self.announce_versions()
 
     async def stop(self) -> None:
@@ -95,7 +98,7 @@ class Coordinator:
         if checkin.unfit is not None:
             await self._excuse(device, checkin.unfit.code)
             return None
-        self.around.paces.note(device, checkin)
+        self.around.speeds.note(device, checkin)
         for runner in self._runners.values():
             assignment = runner.assignment(device)
             if assignment is not None and not has_uploaded(checkin, assignment):
@@ -109,6 +112,16 @@ class Coordinator:
                 with contextlib.suppress(Refusal):  # the round has just ended
                     await runner.tell(RoundId(TaskId(assignment.task), assignment.round), DeviceDropped(device, code))
 
+    def come_back(self, device: DeviceId, checkin: CheckIn, longest_seconds: float) -> float:
+        """After how many seconds a device that gets no work now should check in again (pace steering)."""
+        around = self.around
+        wanted = sum(runner.wants(checkin.dataset) for runner in self._runners.values())
+        census = Census(around.fleet.size(checkin.dataset), wanted)
+        hold = min(checkin.wait_seconds, longest_seconds)
+        seconds = around.pace.come_back(census, hold, around.clock(), around.rng)
+        around.fleet.expect(device, seconds)
+        return seconds
+
     async def tell(self, round_id: RoundId, event: Event) -> None:
         """Hand an event to its round; it is saved when this returns.
 
@@ -120,6 +133,18 @@ class Coordinator:
             await asyncio.to_thread(self.around.store.task, round_id.task)
             raise Refusal(Code.ROUND_CLOSED, f"Round {round_id} has ended.")
         await runner.tell(round_id, event)
+
+    async def while_wanted(self, round_id: RoundId, device: DeviceId, seconds: float) -> None:
+        """Wait, at most so long, while a round takes the device's report.
+
+        Raises:
+            Refusal: `round_closed` as soon as it does not any more; `task_unknown`, `not_selected`.
+        """
+        runner = self.runner(round_id.task)
+        if runner is None:
+            await asyncio.to_thread(self.around.store.task, round_id.task)
+            raise Refusal(Code.ROUND_CLOSED, f"Round {round_id} has ended.")
+        await runner.cohort.while_wanted(round_id, device, seconds)
 
     def runner(self, task: TaskId) -> TaskRunner | None:
         """The driver of a task's rounds; None for a task that had ended before this server started."""

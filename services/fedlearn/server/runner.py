@@ -19,6 +19,7 @@ from fedlearn.core.selection import choose
 from fedlearn.protocol.messages import Assignment
 from fedlearn.protocol.plans import Plan
 from fedlearn.server.assignments import Assigner
+from fedlearn.server.cohort import Cohort
 from fedlearn.server.inbox import Inbox, Word
 from fedlearn.server.observation import observe
 from fedlearn.server.surroundings import Surroundings
@@ -31,6 +32,7 @@ Result = TypeVar("Result")
 _CLOSE_AGAIN_SECONDS = 5.0
 _CONFLICT_PAUSE_SECONDS = 1.0
 _READ_AGAIN_SECONDS = 30.0
+_LOOK_AGAIN_SECONDS = 1.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
 
 
@@ -50,11 +52,17 @@ class TaskRunner:
         self._nudged = asyncio.Event()
         self.between_rounds = asyncio.Lock()
         """Whoever holds it knows that no round begins meanwhile."""
-        self._failed = False
+        self.cohort = Cohort(around.fleet, plan.dataset)
+        self._failed = self._ended = False
         self._abandoned = 0
         self.round: Round | None = None
 
     # --- what others ask
+
+    def wants(self, dataset: str) -> int:
+        """How many devices with shards of this dataset its next round selects; 0 once there is none."""
+        over = self._cancelled.is_set() or self._ended or dataset != self._plan.dataset
+        return 0 if over else self._task.policy.selection.goal
 
     def wake(self) -> None:
         """The fleet has changed."""
@@ -113,11 +121,9 @@ class TaskRunner:
 
     async def changed(self, seconds: float) -> None:
         """Wait until the round changes, at most so long."""
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._changed.wait()
-        except TimeoutError:
-            return
 
     # --- the loop
 
@@ -128,10 +134,12 @@ class TaskRunner:
                 with about(round=str(round_.id)):
                     await self._finish(round_)
                 await self._pause()
+            self._ended = True
             self._loaded.set()
             await asyncio.gather(*self._sweeps)
         except BaseException:
             self._failed = True
+            self.cohort.leave()
             raise
         finally:
             self._loaded.set()
@@ -148,6 +156,7 @@ class TaskRunner:
             return latest
         if latest is not None and self.round is None:
             self.round = latest
+            self.cohort.follow(latest)
             spawn(sweep_round(self._around.aggregator, latest.id), self._sweeps)
         if self._cancelled.is_set() or self._task.model is None:
             return None
@@ -210,8 +219,6 @@ class TaskRunner:
     async def _finish(self, round_: Round) -> None:
         self._set(round_)
         self._woken.set()  # devices may wait already, or time may be over
-        if round_.phase in (Phase.CONFIGURATION, Phase.REPORTING):
-            self._around.fleet.reserve(round_.devices(*OUTSTANDING))
         self._execute(rounds.resume(round_))
         try:
             while self.round is not None and not self.round.phase.ended:
@@ -224,7 +231,7 @@ class TaskRunner:
         finally:
             for work in self._work:
                 work.cancel()
-            self._around.fleet.release(round_.participants if self.round is None else self.round.participants)
+            self.cohort.let_go()
             self._turn_away(self._inbox.take())
 
     async def _step(self, before: Round) -> None:
@@ -236,7 +243,7 @@ class TaskRunner:
             try:
                 after = await self._save(after, before, effects)
             except BaseException:
-                self._around.fleet.release(after.participants)
+                self.cohort.hold(())
                 self._turn_away(words)
                 raise
             self._set(after)
@@ -267,7 +274,7 @@ class TaskRunner:
     def _events_of_its_own(self, round_: Round) -> Iterator[Event]:
         if self._cancelled.is_set():
             yield rounds.Failed(Code.TASK_CANCELLED)
-        yield rounds.DevicesAvailable(len(self._candidates())) if round_.phase is Phase.SELECTION else rounds.Tick()
+        yield self.cohort.available(round_, self._around.clock()) if round_.phase is Phase.SELECTION else rounds.Tick()
 
     def _turn_away(self, words: list[Word]) -> None:
         for word in words:
@@ -281,24 +288,21 @@ class TaskRunner:
         return Refusal(Code.ROUND_CLOSED, f"Round {round_id} has ended.")
 
     async def _wait(self, round_: Round) -> None:
-        left = None if round_.deadline is None else max(0.0, round_.deadline - self._around.clock())
-        try:
-            async with asyncio.timeout(left):
+        assert round_.deadline is not None  # it has not ended
+        left = round_.deadline - self._around.clock()
+        if round_.phase is Phase.SELECTION:  # a device that was to come back may be missed no longer
+            left = min(left, _LOOK_AGAIN_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, left)):
                 await self._woken.wait()
-        except TimeoutError:
-            return
-        finally:
-            self._woken.clear()
-
-    def _candidates(self) -> list[DeviceId]:
-        return self._around.fleet.waiting(self._plan.dataset)
+        self._woken.clear()
 
     def _select(self, round_: Round, effects: list[Effect], now: float) -> tuple[Round, list[Effect]]:
         """Carry out SelectCohort at once, so that the cohort is saved in the same step."""
         for effect in effects:
             if isinstance(effect, rounds.SelectCohort):
-                cohort = choose(self._candidates(), effect.size, self._around.rng)
-                self._around.fleet.reserve(cohort)
+                cohort = choose(self.cohort.candidates(round_), effect.size, self._around.rng)
+                self.cohort.hold(cohort)
                 selected, caused = rounds.advance(round_, rounds.CohortSelected(cohort), now)
                 return selected, list(caused)
         return round_, effects
@@ -321,6 +325,9 @@ class TaskRunner:
     def _set(self, round_: Round) -> None:
         before, self.round = self.round, round_
         self._loaded.set()
+        if before is None or before.id != round_.id:
+            self._reporting_over = asyncio.Event()
+        self.cohort.follow(round_)
         if round_.phase is Phase.SELECTION:
             self._assigner = None
         if before is None or before.id != round_.id or before.phase is not round_.phase:
@@ -358,7 +365,7 @@ class TaskRunner:
         around = self._around
         try:
             await persist(lambda: around.aggregator.open_round(round_, self._plan))
-            grace, steps = around.ticket_grace_seconds, around.paces.steps(round_.participants, self._plan)
+            grace, steps = around.ticket_grace_seconds, around.speeds.steps(round_.participants, self._plan)
             self._assigner = Assigner(self._task, round_, around.models, around.signer, grace_seconds=grace, steps=steps)
             await self.tell(round_.id, rounds.RoundOpened())
         except Refusal as refusal:

@@ -7,10 +7,11 @@ import numpy as np
 
 from fedlearn.core.ports import Clock, ObjectStore, RoundStore
 from fedlearn.core.rounds import Round
+from fedlearn.core.selection import Pace
 from fedlearn.protocol.tickets import TicketSigner
 from fedlearn.server.fleet import Fleet
-from fedlearn.server.pacing import Paces
 from fedlearn.server.peers import AggregatorClient
+from fedlearn.server.speeds import Speeds
 
 
 class RoundListener(Protocol):
@@ -31,5 +32,6 @@ class Surroundings:
     clock: Clock
     rng: np.random.Generator
     ticket_grace_seconds: float
+    pace: Pace = field(default_factory=Pace)
     listeners: tuple[RoundListener, ...] = ()
-    paces: Paces = field(default_factory=Paces)
+    speeds: Speeds = field(default_factory=Speeds)

@@ -24,19 +24,11 @@ from fedlearn.server.roster import Cluster, Roster, Visit, pod_of
 
 
 def task_view(task: Task) -> TaskView:
-    policy = task.policy
     return TaskView(
         task=task.id,
         state=task.state,
         plan_digest=task.plan_digest,
-        policy=Policy(
-            goal=policy.goal,
-            over_selection=policy.over_selection,
-            min_fraction=policy.min_fraction,
-            selection_timeout_seconds=policy.selection_timeout_seconds,
-            reporting_timeout_seconds=policy.reporting_timeout_seconds,
-            aggregation_timeout_seconds=policy.aggregation_timeout_seconds,
-        ),
+        policy=Policy.of(task.policy),
         rounds=task.rounds,
         target_accuracy=task.target_accuracy,
         created_at=timestamp(task.created_at),

@@ -50,7 +50,9 @@ def _task_routes(router: APIRouter, coordinator: Coordinator, operator: list[Any
         status_code=201,
         dependencies=operator,
         summary="Submit a task; then upload version 0 and start it.",
-        responses=problems(*BY_OPERATOR, Code.PLAN_INVALID, Code.TASK_EXISTS, Code.AGGREGATOR_UNREACHABLE),
+        responses=problems(
+            *BY_OPERATOR, Code.PLAN_INVALID, Code.TASK_EXISTS, Code.COHORT_TOO_SMALL, Code.AGGREGATOR_UNREACHABLE
+        ),
     )
     async def submit(submission: TaskSubmission) -> TaskAccepted:
         return await submit_task(coordinator, submission)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedlearn.core.ids import DeviceId
-from fedlearn.core.pacing import Work, fit, smoothed, within
+from fedlearn.core.workload import Work, fit, smoothed, within
 
 
 def fitted(min_fraction: float, *works: tuple[int, float | None]) -> list[int]:
@@ -47,14 +47,14 @@ def test_steps_stay_within_bounds_and_most_devices_end_by_the_same_time(
     works: list[tuple[int, float | None]], min_fraction: float
 ) -> None:
     steps = fitted(min_fraction, *works)
-    times = sorted(whole * pace for whole, pace in works if pace is not None)
-    for fit_to, (whole, pace) in zip(steps, works, strict=True):
+    times = sorted(whole * speed for whole, speed in works if speed is not None)
+    for fit_to, (whole, speed) in zip(steps, works, strict=True):
         least = math.ceil(whole * min_fraction)
         assert least <= fit_to <= whole
-        if pace is None:
+        if speed is None:
             assert fit_to == whole
         elif fit_to > least:
-            assert fit_to * pace <= times[(len(times) - 1) // 2] * (1 + 1e-9)
+            assert fit_to * speed <= times[(len(times) - 1) // 2] * (1 + 1e-9)
 
 
 @pytest.mark.parametrize(("steps", "becomes"), [(0, 25), (25, 25), (60, 60), (101, 100)])

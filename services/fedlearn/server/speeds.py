@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from fedlearn.core.ids import DeviceId
-from fedlearn.core.pacing import Work, fit, smoothed
+from fedlearn.core.workload import Work, fit, smoothed
 from fedlearn.protocol.messages import MAX_DEVICES_A_ROUND, CheckIn
 from fedlearn.protocol.plans import Plan
 from fedlearn.telemetry.logs import log
@@ -28,8 +28,8 @@ class _Known:
     estimates: OrderedDict[str, _Estimate] = field(default_factory=OrderedDict)
 
 
-class Paces:
-    """A smoothed pace for each device and plan.
+class Speeds:
+    """A smoothed speed for each device and plan.
 
     Args:
         most: how many devices are remembered; those that were heard of longest ago are forgotten first.
@@ -40,12 +40,12 @@ class Paces:
         self._devices: OrderedDict[DeviceId, _Known] = OrderedDict()
 
     def note(self, device: DeviceId, checkin: CheckIn) -> None:
-        """Take what a check-in says of the device's shard, and of its pace if that is news."""
+        """Take what a check-in says of the device's shard, and of its speed if that is news."""
         known = self._devices.setdefault(device, _Known())
         self._devices.move_to_end(device)
         known.examples = checkin.examples
-        if (pace := checkin.pace) is not None:
-            self._measure(known, pace.plan_digest, pace.seconds / pace.steps, (pace.task, pace.round))
+        if (speed := checkin.speed) is not None:
+            self._measure(known, speed.plan_digest, speed.seconds / speed.steps, (speed.task, speed.round))
         while len(self._devices) > self._most:
             self._devices.popitem(last=False)
 
