@@ -66,8 +66,9 @@ format: $(VENV)/.dev ## format and mend what can be mended
 	@$(BIN)/ruff format services tests benchmarks
 
 .PHONY: docs
-docs: $(VENV)/.dev ## write the pages that are generated: settings, and the chart's README
+docs: $(VENV)/.dev ## write what is generated: settings, metrics, dashboards, and the chart's README
 	@$(BIN)/python tests/support/settings_page.py
+	@$(BIN)/python tests/support/metrics_page.py
 	@$(BIN)/python tests/support/chart_readme.py
 
 # --- containers and clusters

@@ -4,10 +4,12 @@ import asyncio
 import contextvars
 import hashlib
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fedlearn.adapters.http import persist
-from fedlearn.core.errors import Code, FedlearnError, Outage
+from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.learning import Shard, Weights
 from fedlearn.core.updates import Update
@@ -17,8 +19,8 @@ from fedlearn.protocol.envelope import UpdateContext, seal
 from fedlearn.protocol.messages import Assignment, CheckIn, ComeBack, DropOut, RoundName, UploadDone, UploadRequest
 from fedlearn.protocol.sealing import SealingPublicKey
 from fedlearn.protocol.tensors import flatten
-from fedlearn.telemetry import metrics
 from fedlearn.telemetry.logs import about, log
+from fedlearn.telemetry.metrics import device as metrics
 
 _log = log(__name__)
 _TELL_SECONDS = 5.0
@@ -42,12 +44,34 @@ class Home:
     runtime: str
 
 
+class Session:
+    """What a device went through in one round, as table 1 of Bonawitz et al. 2019 has it: the letters stand at `SESSIONS`."""
+
+    def __init__(self) -> None:
+        self.shape = "-"
+
+    def note(self, event: str) -> None:
+        self.shape += event
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count it when the block ends, or fails."""
+        try:
+            yield
+        except BaseException as error:
+            self.note("#" if self.shape.endswith("+") and isinstance(error, Refusal) else "!")
+            raise
+        finally:
+            metrics.count_session(self.shape)
+
+
 class Agent:
     """The loop of one device; a round that fails for this device is dropped out of, and the loop goes on."""
 
     def __init__(self, home: Home, workshop: Workshop, aggregator: AggregatorClient, checkin_seconds: float) -> None:
         self._home, self._workshop, self._aggregator = home, workshop, aggregator
         self._uploaded: RoundName | None = None
+        self._session = Session()
         self._checkin = CheckIn(
             slot=home.slot,
             dataset=home.dataset,
@@ -82,9 +106,11 @@ class Agent:
 
     async def _take_part(self, assignment: Assignment) -> None:
         round_id = RoundId(TaskId(assignment.task), assignment.round)
+        self._session = Session()
         try:
             async with asyncio.timeout(assignment.seconds_left):
-                await self._contribute(round_id, assignment)
+                with self._session.counted():
+                    await self._contribute(round_id, assignment)
         except TimeoutError:
             _log.warning("not ready before the deadline")
         except asyncio.CancelledError:
@@ -111,6 +137,7 @@ class Agent:
         await persist(lambda: workshop.server.accept(round_id, self._home.slot))
         tools = await workshop.tools(assignment.plan_digest)
         weights = await workshop.weights(assignment.model, assignment.model_url, tools.plan)
+        self._session.note("v")
         key = await workshop.sealing_key(round_id)
         in_context = contextvars.copy_context().run  # so that its log lines name round and device
         loop = asyncio.get_running_loop()
@@ -119,13 +146,17 @@ class Agent:
         await self._upload(round_id, assignment.ticket, sealed)
 
     def _train(self, tools: Tools, weights: Weights, round_id: RoundId) -> Update:
-        shard, began = self._home.shard, time.monotonic()
+        # its own: after a deadline it ends when the next session may have begun
+        shard, session, began = self._home.shard, self._session, time.monotonic()
+        session.note("[")
         figures = tools.learner.evaluate(weights, shard.holdout)
         trained = tools.learner.train(weights, shard.train, self._seed(round_id))
         delta = flatten(trained)
         delta -= flatten(weights)
+        session.note("]")
         seconds = time.monotonic() - began
         metrics.TRAINING_SECONDS.observe(seconds)
+        metrics.TRAINED_EPOCHS.inc(tools.plan.training.epochs)
         metrics.TRAINED_EXAMPLES.inc(len(shard.train) * tools.plan.training.epochs)
         _log.info("trained", examples=len(shard.train), seconds=round(seconds, 3), **figures)
         holdout = len(shard.holdout) if figures else 0
@@ -149,10 +180,11 @@ class Agent:
 
     async def _upload(self, round_id: RoundId, ticket: str, sealed: tuple[bytes, str]) -> None:
         body, sha256 = sealed
+        self._session.note("+")
         request = UploadRequest(slot=self._home.slot, size_bytes=len(body), sha256=sha256)
         grant = await persist(lambda: self._aggregator.place(round_id, request, ticket))
         await asyncio.to_thread(self._workshop.transfer.store, grant, body)
-        metrics.UPLOADED_BYTES.inc(len(body))
         await persist(lambda: self._aggregator.done(round_id, UploadDone(slot=self._home.slot, sha256=sha256), ticket))
+        self._session.note("^")
         self._uploaded = RoundName(task=round_id.task, round=round_id.number)
         _log.info("uploaded", bytes=len(body))
