@@ -69,6 +69,7 @@ format: $(VENV)/.dev ## format and mend what can be mended
 docs: $(VENV)/.dev ## write what is generated: settings, metrics, dashboards, and the chart's README
 	@$(BIN)/python tests/support/settings_page.py
 	@$(BIN)/python tests/support/metrics_page.py
+	@$(BIN)/python tests/support/write_dashboards.py
 	@$(BIN)/python tests/support/chart_readme.py
 
 # --- containers and clusters
