@@ -116,7 +116,7 @@ class TestAddressesOutside:
         assert reaching == {
             "192.0.2.9": {"server", "aggregator", "device", "evaluator", "task"},
             "198.51.100.7": {"server"},
-            "10.0.0.1": {"server", "aggregator", "prometheus"},
+            "10.0.0.1": {"server", "aggregator"},
         }
         assert "storage" not in rendered.pods
 

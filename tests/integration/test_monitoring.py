@@ -65,8 +65,10 @@ def start_devices(world: World, index: int, shards: Path) -> Target:
         some = Examples(rng.random((40, 784), np.float32), np.zeros(40, np.int32))
         write_shard(shards / str(number), Shard(train=some, holdout=some))
     port = free_port()
-    given = dict(port=port, shards=shards, first_shard=index * DEVICES_EACH, count=DEVICES_EACH, dataset="mnist", seed=1)
-    environment = {**world.deployment.device(index, **given), "FEDLEARN_LEARNER": "synthetic"}  # type: ignore[arg-type]
+    given = world.deployment.device(
+        index, port=port, shards=shards, first_shard=index * DEVICES_EACH, count=DEVICES_EACH, dataset="mnist", seed=1
+    )
+    environment = {**given, "FEDLEARN_LEARNER": "synthetic"}
     log = world.deployment.directory / f"devices-{index}.log"
     service = world.services.add(start_program(f"device-{index}", ["device"], environment, log))
     service.wait_until_answering(f"http://127.0.0.1:{port}/healthz")

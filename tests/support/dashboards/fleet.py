@@ -37,8 +37,8 @@ def fleet() -> Dashboard:
         ),
         figure(
             "Drop-out",
-            "Of the devices that rounds waited for in the last hour, those that dropped out or were refused. Devices that were let "
-            "go because others were faster do not count.",
+            "Of the devices that rounds waited for in the last hour, those that dropped out or were refused. Devices that were "
+            "let go because others were faster do not count.",
             f"sum(increase(fedlearn_round_participants_total{{{HERE},{_LOST}}}[1h])) "
             f"/ sum(increase(fedlearn_round_participants_total{{{HERE},{_DONE}}}[1h]))",
             unit=kit.PERCENT,
@@ -57,8 +57,8 @@ def fleet() -> Dashboard:
         kit.row("States"),
         lines(
             "Devices by state",
-            "waiting: its check-in is held; selected: it has work that it has not taken up; working: it trains or uploads; away: it "
-            "was heard of in the last day.",
+            "waiting: its check-in is held; selected: it has work that it has not taken up; working: it trains or uploads; "
+            "away: it was heard of in the last day.",
             (f"sum by (state) (fedlearn_fleet_devices{{{HERE}}})", "{{state}}"),
             stacked=True,
             colours=_STATES,
@@ -93,8 +93,8 @@ def fleet() -> Dashboard:
         ),
         kit.bars(
             "Session shapes",
-            "In the chosen time. - checked in, v model fetched, [ training began, ] it ended, + upload began, ^ it was taken, # it "
-            "was refused, ! something failed or there was no time left.",
+            "In the chosen time. - checked in, v model fetched, [ training began, ] it ended, + upload began, ^ it was taken, "
+            "# it was refused, ! something failed or there was no time left.",
             f"sum by (shape) (increase(fedlearn_device_sessions_total{{{HERE}}}[$__range]))",
             "{{shape}}",
             width=8,

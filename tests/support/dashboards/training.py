@@ -44,7 +44,7 @@ def training() -> Dashboard:
         kit.row("Learning"),
         lines(
             "Accuracy",
-            "On the test set, of each scored version; and on the devices' hold-outs, of the version that each round began with.",
+            "On the test set, of each scored version; on the devices' hold-outs, of the version that each round began with.",
             (f"fedlearn_task_test_accuracy_ratio{{{TASK}}}", "{{task}}, test set"),
             (f"fedlearn_task_federated_accuracy_ratio{{{TASK}}}", "{{task}}, hold-outs"),
             unit=kit.PERCENT,
@@ -79,8 +79,8 @@ def training() -> Dashboard:
         ),
         lines(
             "Where a round's time goes",
-            "Mean seconds in each phase: selection waits for devices, configuration opens the round at the aggregator, reporting is "
-            "training and upload, aggregation builds and publishes the model.",
+            "Mean seconds in each phase: selection waits for devices, configuration opens the round at the aggregator, "
+            "reporting is training and upload, aggregation builds and publishes the model.",
             (kit.mean("fedlearn_round_phase_seconds", by="phase"), "{{phase}}"),
             unit=kit.SECONDS,
             stacked=True,
