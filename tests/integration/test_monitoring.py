@@ -92,14 +92,14 @@ def live(world: World, prometheus: Prometheus) -> None:
     unlucky.bring(one, first, Update(delta, examples=10, holdout_examples=0))
     assert other.drop_out(second, Code.DEVICE_STOPPING).is_success
     unlucky.reach(2, "abandoned")
-    wait_for(lambda: world.round(TASK, 4).phase == "committed", "some rounds")
+    wait_for(lambda: prometheus.ask(f'fedlearn_task_model_version{{task="{TASK}"}} >= 3'), "some rounds", 60)
     with world.client(world.server_url, "fedlearn-evaluator", "evaluator-0", SERVER_AUDIENCE) as evaluator:
         for version in (1, 2):
             figures = {"metrics": {"accuracy": 0.5 + version / 10, "loss": 1 / version}}
             assert evaluator.put(f"/v1/evaluations/{TASK}/{version}", json=figures).is_success
     refused = f'fedlearn_updates_total{{result="{Code.UPDATE_NOT_FINITE}"}} >= 1'
-    wait_for(lambda: prometheus.ask(refused), "the refusal to be scraped")
-    wait_for(lambda: prometheus.ask("fedlearn_task_scored_version == 2"), "the scores to be scraped")
+    wait_for(lambda: prometheus.ask(refused), "the refusal to be scraped", 60)
+    wait_for(lambda: prometheus.ask("fedlearn_task_scored_version == 2"), "the scores to be scraped", 60)
 
 
 def filled(expression: str) -> str:
