@@ -66,8 +66,10 @@ format: $(VENV)/.dev ## format and mend what can be mended
 	@$(BIN)/ruff format services tests benchmarks examples
 
 .PHONY: docs
-docs: $(VENV)/.dev ## write the pages that are generated: settings, and the chart's README
+docs: $(VENV)/.dev ## write what is generated: settings, metrics, dashboards, and the chart's README
 	@$(BIN)/python tests/support/settings_page.py
+	@$(BIN)/python tests/support/metrics_page.py
+	@$(BIN)/python tests/support/write_dashboards.py
 	@$(BIN)/python tests/support/chart_readme.py
 
 KILLS ?= 50
@@ -82,7 +84,9 @@ chaos: $(VENV)/.dev ## kill roles at random while rounds run, and check every ve
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 IMAGES := fedlearn-server fedlearn-aggregator fedlearn-device
 DOCKER_BUILD_FLAGS ?=
+HELM_FLAGS ?=
 NAMESPACE ?= fedlearn
+MONITORING ?= true
 
 .PHONY: images
 images: ## build the three images (DOCKER_BUILD_FLAGS=--network=host where builds need it)
@@ -90,22 +94,22 @@ images: ## build the three images (DOCKER_BUILD_FLAGS=--network=host where build
 	  docker build $(DOCKER_BUILD_FLAGS) --file Dockerfile.$$role --tag fedlearn-$$role:$(VERSION) . || exit 1; done
 
 .PHONY: kind-up
-kind-up: images ## the images and the chart on a local kind cluster
+kind-up: images ## the images and the chart on a local kind cluster, with Grafana (MONITORING=false: without)
 	@kind get clusters | grep -qx fedlearn || kind create cluster --config k8s/kind.yaml
 	@for image in $(IMAGES); do kind load docker-image --name fedlearn $$image:$(VERSION) || exit 1; done
-	@$(MAKE) --no-print-directory install
+	@$(MAKE) --no-print-directory install HELM_FLAGS="--set monitoring.demo.enabled=$(MONITORING) $(HELM_FLAGS)"
 
 .PHONY: minikube-up
 minikube-up: images ## the images and the chart on a local minikube
 	@minikube status >/dev/null 2>&1 || minikube start --memory 6g
 	@for image in $(IMAGES); do minikube image load $$image:$(VERSION) || exit 1; done
-	@$(MAKE) --no-print-directory install
+	@$(MAKE) --no-print-directory install HELM_FLAGS="--set monitoring.demo.enabled=$(MONITORING) $(HELM_FLAGS)"
 
 .PHONY: install
 install: ## the chart into the current cluster, in a namespace that enforces restricted pods
 	@kubectl get namespace $(NAMESPACE) >/dev/null 2>&1 || kubectl create namespace $(NAMESPACE)
 	@kubectl label namespace $(NAMESPACE) --overwrite pod-security.kubernetes.io/enforce=restricted >/dev/null
-	@helm upgrade --install fedlearn charts/fedlearn --namespace $(NAMESPACE) --wait --timeout 10m
+	@helm upgrade --install fedlearn charts/fedlearn --namespace $(NAMESPACE) --wait --timeout 10m $(HELM_FLAGS)
 	@kubectl get pods --namespace $(NAMESPACE)
 
 # --- figures

@@ -39,8 +39,8 @@ from fedlearn.core.ports import ObjectStore, UploadGrant
 from fedlearn.protocol.messages import RoundOpening, RoundResult, UpdatesReport
 from fedlearn.protocol.plans import Plan, read_plan
 from fedlearn.protocol.sealing import SealingKey, SignedSealingKey
-from fedlearn.telemetry import metrics
 from fedlearn.telemetry.logs import about, log
+from fedlearn.telemetry.metrics import aggregator as metrics
 
 _log = log(__name__)
 Result = TypeVar("Result")

@@ -16,6 +16,7 @@ from fedlearn.core.learning import Shard, Stop, Weights
 from fedlearn.core.updates import Update
 from fedlearn.core.workload import within
 from fedlearn.device.peers import AggregatorClient
+from fedlearn.device.sessions import Session
 from fedlearn.device.workshop import Tools, Workshop
 from fedlearn.protocol.eligibility import DeviceConditions
 from fedlearn.protocol.envelope import UpdateContext, seal
@@ -23,8 +24,8 @@ from fedlearn.protocol.messages import Assignment, CheckIn, ComeBack, DropOut, R
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingPublicKey
 from fedlearn.protocol.tensors import flatten
-from fedlearn.telemetry import metrics
 from fedlearn.telemetry.logs import about, log
+from fedlearn.telemetry.metrics import device as metrics
 
 _log = log(__name__)
 _TELL_SECONDS = 5.0
@@ -70,6 +71,7 @@ class Agent:
         self._conditions = conditions
         self._uploaded: RoundName | None = None
         self._speed: Speed | None = None
+        self._session = Session()
         self._checkin = CheckIn(
             slot=home.slot,
             dataset=home.dataset,
@@ -109,12 +111,13 @@ class Agent:
 
     async def _take_part(self, assignment: Assignment) -> None:
         round_id = RoundId(TaskId(assignment.task), assignment.round)
-        self._delivered = False
+        self._delivered, self._session = False, Session()
         try:
             async with asyncio.timeout(assignment.seconds_left):
-                await first_of(
-                    self._contribute(round_id, assignment), self._while_wanted(round_id), self._while_eligible(assignment)
-                )
+                with self._session.counted():
+                    await first_of(
+                        self._contribute(round_id, assignment), self._while_wanted(round_id), self._while_eligible(assignment)
+                    )
         except TimeoutError:
             _log.warning("not ready before the deadline")
         except asyncio.CancelledError:
@@ -171,6 +174,7 @@ class Agent:
         await persist(lambda: workshop.server.accept(round_id, self._home.slot))
         tools = await workshop.tools(assignment.plan_digest)
         weights = await workshop.weights(assignment.model, assignment.model_url, tools.plan)
+        self._session.note("v")
         key = await workshop.sealing_key(round_id)
         in_context = contextvars.copy_context().run  # so that its log lines name round and device
         loop = asyncio.get_running_loop()
@@ -187,7 +191,9 @@ class Agent:
 
     def _train(self, tools: Tools, weights: Weights, round_id: RoundId, stop: Stop, wanted_steps: int | None = None) -> Update:
         stop.check()
-        shard, training, began = self._home.shard, tools.plan.training, time.monotonic()
+        # the session is its own: after a deadline this ends when the next one may have begun
+        shard, session, training, began = self._home.shard, self._session, tools.plan.training, time.monotonic()
+        session.note("[")
         figures = tools.learner.evaluate(weights, shard.holdout)
         whole = training.steps(len(shard.train))
         # not less than the plan allows, whatever the server wants
@@ -196,8 +202,10 @@ class Agent:
             trained = tools.learner.train(weights, shard.train, self._seed(round_id), stop, steps=steps)
         delta = flatten(trained)
         delta -= flatten(weights)
+        session.note("]")
         seconds = time.monotonic() - began
         metrics.TRAINING_SECONDS.observe(seconds)
+        metrics.TRAINED_EPOCHS.inc(training.epochs * steps / whole)
         metrics.TRAINED_EXAMPLES.inc(training.processed(steps, len(shard.train)))
         _log.info("trained", examples=len(shard.train), steps=steps, of=whole, seconds=round(seconds, 3), **figures)
         holdout = len(shard.holdout) if figures else 0
@@ -230,11 +238,12 @@ class Agent:
 
     async def _upload(self, round_id: RoundId, ticket: str, sealed: tuple[bytes, str]) -> None:
         body, sha256 = sealed
+        self._session.note("+")
         request = UploadRequest(slot=self._home.slot, size_bytes=len(body), sha256=sha256)
         grant = await persist(lambda: self._aggregator.place(round_id, request, ticket))
         await asyncio.to_thread(self._workshop.transfer.store, grant, body)
         self._delivered = True
-        metrics.UPLOADED_BYTES.inc(len(body))
         await persist(lambda: self._aggregator.done(round_id, UploadDone(slot=self._home.slot, sha256=sha256), ticket))
+        self._session.note("^")
         self._uploaded = RoundName(task=round_id.task, round=round_id.number)
         _log.info("uploaded", bytes=len(body))

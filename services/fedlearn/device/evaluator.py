@@ -21,6 +21,7 @@ from fedlearn.device.peers import ServerClient
 from fedlearn.device.workshop import Workshop
 from fedlearn.protocol.messages import Evaluation, EvaluationJob
 from fedlearn.telemetry.logs import about, log, set_up_logs
+from fedlearn.telemetry.metrics import evaluator as metrics
 
 _log = log(__name__)
 _WAIT_SECONDS, _FIRST_WAIT_SECONDS = 30.0, 1.0
@@ -72,9 +73,10 @@ class Evaluator:
 
     async def _figures(self, job: EvaluationJob) -> Mapping[str, float]:
         workshop, loop = self._workshop, asyncio.get_running_loop()
-        tools = await workshop.tools(job.plan_digest)
-        weights = await workshop.weights(job.model, job.model_url, tools.plan)
-        return await loop.run_in_executor(workshop.compute, tools.learner.evaluate, weights, self._test)
+        with metrics.FAILURES.count_exceptions(), metrics.SCORING_SECONDS.time():
+            tools = await workshop.tools(job.plan_digest)
+            weights = await workshop.weights(job.model, job.model_url, tools.plan)
+            return await loop.run_in_executor(workshop.compute, tools.learner.evaluate, weights, self._test)
 
 
 def build_app(settings: EvaluatorSettings) -> FastAPI:

@@ -330,10 +330,9 @@ class TaskRunner:
         self.cohort.follow(round_)
         if round_.phase is Phase.SELECTION:
             self._assigner = None
-        if before is None or before.id != round_.id or before.phase is not round_.phase:
-            observe(before, round_)
-            if round_.phase.ended:
-                self._tell_listeners(round_)
+        observe(before, round_)
+        if round_.phase.ended and (before is None or before.id != round_.id or not before.phase.ended):
+            self._tell_listeners(round_)
         self.announce()
 
     def _tell_listeners(self, round_: Round) -> None:

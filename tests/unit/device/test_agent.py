@@ -1,5 +1,6 @@
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -34,6 +35,7 @@ from fedlearn.protocol.messages import (
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingKey, SignedSealingKey
 from fedlearn.protocol.tensors import decode_model, flatten
+from fedlearn.telemetry.metrics.device import SESSION_SHAPES, SESSIONS
 from support.desk import until
 from support.sealed import BASE, BASE_FILE, IDENTITY, PLAN, ROUND, SealedRound
 
@@ -344,6 +346,42 @@ async def test_a_device_is_connected_once_the_server_has_answered() -> None:
         assert agent.connected
 
 
+def sessions() -> Counter[str]:
+    """Ended sessions by their shape."""
+    samples = [sample for family in SESSIONS.collect() for sample in family.samples if sample.name.endswith("_total")]
+    return Counter({sample.labels["shape"]: int(sample.value) for sample in samples})
+
+
+@pytest.mark.parametrize(
+    ("call", "shape"),
+    [
+        (None, "-v[]+^"),
+        ("accept", "-!"),
+        ("fetch", "-!"),
+        ("sealing_key", "-v!"),
+        ("place", "-v[]+#"),
+        ("store", "-v[]+#"),
+        ("done", "-v[]+#"),
+    ],
+)
+async def test_a_session_is_counted_by_its_shape(call: str | None, shape: str) -> None:
+    services, before = Services(), sessions()
+    services.answers = [assignment()]
+    services.fails = {call: [Refusal(Code.FORBIDDEN, "No.")]} if call else {}
+    async with running(services):
+        await settle(services)
+    assert sessions() - before == {shape: 1}
+    assert shape in SESSION_SHAPES
+
+
+async def test_the_session_of_a_device_that_can_not_train_ends_there() -> None:
+    services, before = Services(), sessions()
+    services.answers = [assignment()]
+    async with running(services, Failing):
+        await settle(services)
+    assert sessions() - before == {"-v[!": 1}
+
+
 class Blocked(SyntheticLearner):
     """Trains until it is let go."""
 
@@ -363,13 +401,14 @@ def blocked() -> type[Blocked]:
 
 
 async def test_a_device_that_is_too_slow_uploads_nothing_and_waits_for_the_next_round(blocked: type[Blocked]) -> None:
-    services = Services()
+    services, before = Services(), sessions()
     services.answers = [assignment(7, seconds_left=0.05), assignment(8)]
     async with running(services, blocked):
         await until(lambda: len(services.accepted) == 2)
         blocked.may_end.set()
         await settle(services)
     assert len(services.told) == 1
+    assert sessions() - before == {"-v[!": 1, "-v[]+^": 1}
     assert services.dropped == []
 
 
