@@ -17,10 +17,9 @@ if TYPE_CHECKING:
     from fedlearn.data.shards import cut as cut_shards
     from fedlearn.learning.tasks import Task
     from fedlearn.protocol.messages import FleetView, Policy, RoundView, TaskView, VersionView
-    from fedlearn.protocol.plans import Aggregation, UpdateFormat
+    from fedlearn.protocol.plans import UpdateFormat
 
 __all__ = [
-    "Aggregation",
     "Client",
     "Code",
     "Examples",
@@ -60,7 +59,7 @@ _ROOMS = {
     "fedlearn.data.shards": ("as_examples", "cut_shards", "read_shard", "write_shard"),
     "fedlearn.learning.tasks": ("Task",),
     "fedlearn.protocol.messages": ("FleetView", "Policy", "RoundView", "TaskView", "VersionView"),
-    "fedlearn.protocol.plans": ("Aggregation", "UpdateFormat"),
+    "fedlearn.protocol.plans": ("UpdateFormat",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 _THERE = {"cut_shards": "cut", "find_dataset": "find"}
