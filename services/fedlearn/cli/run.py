@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fedlearn.cli.strategies import ProximalOption, RobustOption, StrategyOption, StrategyOptions
 from fedlearn.core.errors import Code, SetupError
 
 STARTED_AT = time.monotonic()
@@ -32,6 +33,10 @@ def run(
     epochs: Annotated[int, typer.Option(help="Local epochs a round.")] = 1,
     batch_size: Annotated[int, typer.Option(help="Examples a local step.")] = 10,
     learning_rate: Annotated[float, typer.Option(help="The devices' learning rate.")] = 0.1,
+    strategy: StrategyOption = "fedavg",
+    robust: RobustOption = None,
+    strategy_option: StrategyOptions = None,
+    proximal_mu: ProximalOption = 0.0,
     seed: Annotated[int, typer.Option(help="Makes model, shards and training repeatable.")] = 0,
     target_accuracy: Annotated[float | None, typer.Option(help="End as soon as a version reaches it on the test set.")] = None,
     processes: Annotated[int | None, typer.Option(help="Processes that host the devices. Default: one per core.")] = None,
@@ -56,6 +61,10 @@ def run(
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
+        strategy=strategy,
+        robust=robust,
+        strategy_option=tuple(strategy_option or ()),
+        proximal_mu=proximal_mu,
         seed=seed,
         target_accuracy=target_accuracy,
         processes=processes,

@@ -11,7 +11,9 @@ import typer
 
 from fedlearn.adapters.operator import OperatorClient
 from fedlearn.cli.models import DEFAULT_SERVER, ServerOption, TokenOption
+from fedlearn.cli.strategies import ProximalOption, RobustOption, StrategyOption, StrategyOptions
 from fedlearn.core.errors import Code, Outage, Refusal, SetupError
+from fedlearn.protocol.aggregations import name_aggregation
 from fedlearn.protocol.messages import Policy, VersionView
 from fedlearn.protocol.plans import LocalTraining
 from fedlearn.protocol.tensors import encode_model
@@ -71,6 +73,10 @@ def submit_builtin(
     learning_rate: float = 0.1,
     seed: int = 0,
     target_accuracy: float | None = None,
+    strategy: StrategyOption = "fedavg",
+    robust: RobustOption = None,
+    strategy_option: StrategyOptions = None,
+    proximal_mu: ProximalOption = 0.0,
     over_selection: Annotated[float, typer.Option(help="Devices selected for each report wanted.")] = 1.0,
     min_fraction: Annotated[float, typer.Option(help="Of --devices: fewer reports abandon the round.")] = 0.8,
     selection_timeout_seconds: float = 60.0,
@@ -81,9 +87,10 @@ def submit_builtin(
     """Build one of the built-in models, submit it as a task and start it. A task that runs already stays as it is."""
     from fedlearn.learning.models import build, get_weights, make_plan
 
-    training = LocalTraining(learning_rate=learning_rate, epochs=epochs, batch_size=batch_size)
+    aggregation = name_aggregation(strategy, robust, strategy_option or [])
+    training = LocalTraining(learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, proximal_mu=proximal_mu)
     keras_model = build(model, seed)
-    plan = make_plan(keras_model, dataset=dataset, training=training)
+    plan = make_plan(keras_model, dataset=dataset, training=training, aggregation=aggregation)
     version_0 = encode_model(get_weights(keras_model, plan), plan)
     policy = Policy(
         goal=devices,

@@ -5,9 +5,12 @@ docs/strategies.md is the table of all, with their sources.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from fedlearn.core.errors import Code, Refusal
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 LearningRate = Annotated[float, Field(gt=0, le=100)]
@@ -148,3 +151,32 @@ Aggregation = Annotated[
     Field(discriminator="strategy"),
     BeforeValidator(_named),
 ]
+
+_AGGREGATION: TypeAdapter[Aggregation] = TypeAdapter(Aggregation)
+_RULE_OPTIONS = frozenset(
+    {"trim_fraction", "byzantine", "keep", "smoothing", "iterations", "weighted", "max_norm"}
+)  # no strategy has an option of one of these names
+
+
+def name_aggregation(strategy: str, rule: str | None, options: Sequence[str]) -> Aggregation:
+    """What a person asks for in words: names, and options of either as `name=value`.
+
+    Raises:
+        Refusal: `plan_invalid`, naming what does not fit.
+    """
+    if strategy == "fedprox":
+        raise Refusal(Code.PLAN_INVALID, "FedProx is what devices do, with any strategy: give proximal_mu, and leave fedavg.")
+    given: dict[str, object] = {"strategy": strategy}
+    of_rule: dict[str, object] = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise Refusal(Code.PLAN_INVALID, f"{option!r} is no option: write name=value.")
+        (of_rule if name in _RULE_OPTIONS else given)[name] = value
+    if rule is not None or of_rule:
+        given["rule"] = of_rule if rule is None else {"name": rule, **of_rule}
+    try:
+        return _AGGREGATION.validate_python(given)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'strategy'}: {e['msg']}" for e in error.errors())
+        raise Refusal(Code.PLAN_INVALID, f"The strategy is not valid: {faults}.") from error
