@@ -42,14 +42,14 @@ from fedlearn.protocol.sealing import SealingKey
 from fedlearn.protocol.tensors import decode_vector, encode_model, flatten, unflatten
 
 DEVICES, POISONED, TASK = 10, (3, 7), TaskId("poisoning")
-RULES: dict[str, tuple[str | None, list[str]]] = {
-    "FedAvg": (None, []),
-    "median": ("median", []),
-    "trimmed mean": ("trimmed_mean", ["trim_fraction=0.2"]),
-    "Krum": ("krum", ["byzantine=2"]),
-    "Multi-Krum": ("multi_krum", ["byzantine=2"]),
-    "geometric median": ("geometric_median", []),
-    "norm bound": ("norm_bound", []),
+RULES: dict[str, tuple[str | None, dict[str, object]]] = {
+    "FedAvg": (None, {}),
+    "median": ("median", {}),
+    "trimmed mean": ("trimmed_mean", {"trim_fraction": 0.2}),
+    "Krum": ("krum", {"byzantine": 2}),
+    "Multi-Krum": ("multi_krum", {"byzantine": 2}),
+    "geometric median": ("geometric_median", {}),
+    "norm bound": ("norm_bound", {}),
 }
 Attack = Callable[[Update, np.random.Generator], Update]
 
@@ -102,7 +102,7 @@ class Bench:
     def run(self, rule: str, attack: str, rounds: int) -> list[float]:
         """The accuracy after each round; the last one again and again once the aggregator refuses to publish."""
         name, options = RULES[rule]
-        aggregation = name_aggregation("fedavg", name, options)
+        aggregation = name_aggregation("fedavg", name, **options)
         plan = Plan.model_validate({**self.base.model_dump(mode="json"), "aggregation": aggregation.model_dump(mode="json")})
         store, rng = MemoryObjectStore(), np.random.default_rng(1)
         publisher, body = Publisher(store), encode_model(unflatten(self.first, plan), plan)

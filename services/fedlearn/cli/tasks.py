@@ -13,7 +13,7 @@ from fedlearn.adapters.operator import OperatorClient
 from fedlearn.cli.models import DEFAULT_SERVER, ServerOption, TokenOption
 from fedlearn.cli.strategies import ProximalOption, RobustOption, StrategyOption, StrategyOptions
 from fedlearn.core.errors import Code, Outage, Refusal, SetupError
-from fedlearn.protocol.aggregations import name_aggregation
+from fedlearn.protocol.aggregations import name_aggregation, read_options
 from fedlearn.protocol.messages import Policy, VersionView
 from fedlearn.protocol.plans import LocalTraining
 from fedlearn.protocol.tensors import encode_model
@@ -87,7 +87,7 @@ def submit_builtin(
     """Build one of the built-in models, submit it as a task and start it. A task that runs already stays as it is."""
     from fedlearn.learning.models import build, get_weights, make_plan
 
-    aggregation = name_aggregation(strategy, robust, strategy_option or [])
+    aggregation = name_aggregation(strategy, robust, **read_options(strategy_option or []))
     training = LocalTraining(learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, proximal_mu=proximal_mu)
     keras_model = build(model, seed)
     plan = make_plan(keras_model, dataset=dataset, training=training, aggregation=aggregation)

@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedlearn.core.errors import Code, FedlearnError, Refusal, SetupError
-from fedlearn.protocol.messages import Policy
 from fedlearn.protocol.aggregations import Aggregation, FedAvgPlan
+from fedlearn.protocol.messages import Policy
 from fedlearn.protocol.plans import UpdateFormat, faults_of
 
 

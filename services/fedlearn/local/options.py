@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fedlearn.config import AggregatorSettings, Port
 from fedlearn.core.errors import Code, Refusal, SetupError
-from fedlearn.protocol.aggregations import name_aggregation
+from fedlearn.protocol.aggregations import name_aggregation, read_options
 
 _MIN_COHORT: int = AggregatorSettings.model_fields["min_cohort"].default
 
@@ -63,7 +63,7 @@ class MachineOptions(BaseModel):
         if len(set(ports)) < len(ports):
             raise ValueError("server, aggregator and storage need ports of their own")
         try:
-            aggregation = name_aggregation(self.strategy, self.robust, self.strategy_option)
+            aggregation = name_aggregation(self.strategy, self.robust, **read_options(self.strategy_option))
         except Refusal as refusal:
             raise ValueError(refusal.detail.removesuffix(".")) from refusal
         if aggregation.least_reports > self.devices:

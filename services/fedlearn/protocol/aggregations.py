@@ -158,21 +158,20 @@ _RULE_OPTIONS = frozenset(
 )  # no strategy has an option of one of these names
 
 
-def name_aggregation(strategy: str, rule: str | None, options: Sequence[str]) -> Aggregation:
-    """What a person asks for in words: names, and options of either as `name=value`.
+def name_aggregation(strategy: str = "fedavg", rule: str | None = None, **options: object) -> Aggregation:
+    """A plan's `aggregation`, by the names that docs/strategies.md lists.
+
+    Args:
+        rule: a robust rule; None for the weighted mean.
+        options: of the strategy or of the rule, as numbers or as text.
 
     Raises:
         Refusal: `plan_invalid`, naming what does not fit.
     """
     if strategy == "fedprox":
         raise Refusal(Code.PLAN_INVALID, "FedProx is what devices do, with any strategy: give proximal_mu, and leave fedavg.")
-    given: dict[str, object] = {"strategy": strategy}
-    of_rule: dict[str, object] = {}
-    for option in options:
-        name, equals, value = option.partition("=")
-        if not equals:
-            raise Refusal(Code.PLAN_INVALID, f"{option!r} is no option: write name=value.")
-        (of_rule if name in _RULE_OPTIONS else given)[name] = value
+    given = {"strategy": strategy, **{name: value for name, value in options.items() if name not in _RULE_OPTIONS}}
+    of_rule = {name: value for name, value in options.items() if name in _RULE_OPTIONS}
     if rule is not None or of_rule:
         given["rule"] = of_rule if rule is None else {"name": rule, **of_rule}
     try:
@@ -180,3 +179,18 @@ def name_aggregation(strategy: str, rule: str | None, options: Sequence[str]) ->
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'strategy'}: {e['msg']}" for e in error.errors())
         raise Refusal(Code.PLAN_INVALID, f"The strategy is not valid: {faults}.") from error
+
+
+def read_options(texts: Sequence[str]) -> dict[str, object]:
+    """Options as a command line has them, `name=value`.
+
+    Raises:
+        Refusal: `plan_invalid`.
+    """
+    options: dict[str, object] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier() or name in ("strategy", "rule"):
+            raise Refusal(Code.PLAN_INVALID, f"{text!r} is no option of a strategy: write name=value.")
+        options[name] = value
+    return options

@@ -159,7 +159,7 @@ class Plan(_Grown):
     dataset: Annotated[str, Field(min_length=1, max_length=200)]
     architecture: dict[str, Any]
     loss: Name = "sparse_categorical_crossentropy"
-    loss_options: Annotated[dict[Name, bool | int | Finite], Field(max_length=10)] = {}
+    loss_options: dict[Name, bool | int | Finite] = Field(default_factory=dict, max_length=10)
     metrics: tuple[str, ...] = ("accuracy",)
     training: LocalTraining = LocalTraining()
     evaluation_batch_size: Annotated[int, Field(ge=1, le=65536)] = 1000

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fedlearn.core.errors import Code, Refusal
-from fedlearn.protocol.aggregations import Aggregation, name_aggregation
+from fedlearn.protocol.aggregations import Aggregation, name_aggregation, read_options
 from fedlearn.protocol.plans import Plan, read_plan
 from support.world import small_plan
 
@@ -80,9 +80,9 @@ def test_a_rule_knows_how_many_updates_it_needs(rule: dict[str, Any], least: int
 
 
 def test_options_in_words_go_to_the_strategy_or_the_rule_that_has_them() -> None:
-    named = name_aggregation("fedadam", "trimmed_mean", ["server_learning_rate=0.01", "trim_fraction=0.25", "tau=1e-3"])
+    named = name_aggregation("fedadam", "trimmed_mean", **read_options(["tau=1e-3", "trim_fraction=0.25"]))
     rule = {"name": "trimmed_mean", "trim_fraction": 0.25}
-    assert named == read({"strategy": "fedadam", "server_learning_rate": 0.01, "tau": 1e-3, "rule": rule})
+    assert named == read({"strategy": "fedadam", "tau": 1e-3, "rule": rule})
 
 
 def test_every_option_of_a_rule_goes_to_a_rule() -> None:
@@ -93,7 +93,7 @@ def test_every_option_of_a_rule_goes_to_a_rule() -> None:
         "geometric_median": ["smoothing=0.1", "iterations=5", "weighted=true"],
         "norm_bound": ["max_norm=3", "weighted=true"],
     }.items():
-        named = name_aggregation("fedavg", rule, options)
+        named = name_aggregation("fedavg", rule, **read_options(options))
         assert named.rule is not None
         assert named.rule.model_fields_set == {"name", *(option.partition("=")[0] for option in options)}
 
@@ -105,11 +105,12 @@ def test_every_option_of_a_rule_goes_to_a_rule() -> None:
         pytest.param("fedavg", None, ["momentum=0.9"], "momentum", id="another strategy's option"),
         pytest.param("fedavg", None, ["byzantine=1"], "rule", id="a rule's option without a rule"),
         pytest.param("fedavg", "krum", ["byzantine"], "name=value", id="an option without a value"),
+        pytest.param("fedavg", None, ["strategy=fedadam"], "name=value", id="the strategy once more"),
         pytest.param("fedavg", "krum", ["byzantine=many"], "byzantine", id="no number"),
     ],
 )
 def test_words_that_do_not_fit_are_refused(strategy: str, rule: str | None, options: list[str], named: str) -> None:
     with pytest.raises(Refusal) as refusal:
-        name_aggregation(strategy, rule, options)
+        name_aggregation(strategy, rule, **read_options(options))
     assert refusal.value.code is Code.PLAN_INVALID
     assert named in refusal.value.detail
