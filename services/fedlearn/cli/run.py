@@ -22,6 +22,7 @@ from fedlearn.cli.machine import (
     TargetAccuracy,
     launcher_of,
 )
+from fedlearn.cli.strategies import ProximalOption, RobustOption, StrategyOption, StrategyOptions
 
 STARTED_AT = time.monotonic()
 
@@ -42,6 +43,10 @@ def run(
     epochs: Annotated[int, typer.Option(help="Local epochs a round.")] = 1,
     batch_size: BatchSize = 10,
     learning_rate: LearningRate = 0.1,
+    strategy: StrategyOption = "fedavg",
+    robust: RobustOption = None,
+    strategy_option: StrategyOptions = None,
+    proximal_mu: ProximalOption = 0.0,
     seed: Seed = 0,
     target_accuracy: TargetAccuracy = None,
     processes: Processes = None,
@@ -66,6 +71,10 @@ def run(
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
+        strategy=strategy,
+        robust=robust,
+        strategy_option=tuple(strategy_option or ()),
+        proximal_mu=proximal_mu,
         seed=seed,
         target_accuracy=target_accuracy,
         processes=processes,

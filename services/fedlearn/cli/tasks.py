@@ -12,7 +12,9 @@ from rich.console import Console
 
 from fedlearn.adapters.operator import OperatorClient
 from fedlearn.cli.show import DEFAULT_SERVER, JsonOption, ServerOption, TokenOption, make_table, percent, print_json, say
+from fedlearn.cli.strategies import ProximalOption, RobustOption, StrategyOption, StrategyOptions
 from fedlearn.core.errors import Code, Outage, Refusal, SetupError
+from fedlearn.protocol.aggregations import name_aggregation, read_options
 from fedlearn.protocol.messages import Policy, VersionView
 from fedlearn.protocol.plans import LocalTraining
 from fedlearn.protocol.tensors import encode_model
@@ -75,6 +77,10 @@ def submit_builtin(
     ] = 1.0,
     seed: int = 0,
     target_accuracy: float | None = None,
+    strategy: StrategyOption = "fedavg",
+    robust: RobustOption = None,
+    strategy_option: StrategyOptions = None,
+    proximal_mu: ProximalOption = 0.0,
     over_selection: Annotated[float, typer.Option(help="Devices selected for each report wanted.")] = 1.3,
     min_fraction: Annotated[float, typer.Option(help="Of --devices: fewer reports abandon the round.")] = 0.8,
     selection_timeout_seconds: float = 60.0,
@@ -85,11 +91,16 @@ def submit_builtin(
     """Build one of the built-in models, submit it as a task and start it. A task that runs already stays as it is."""
     from fedlearn.learning.models import build, get_weights, make_plan
 
+    aggregation = name_aggregation(strategy, robust, **read_options(strategy_option or []))
     training = LocalTraining(
-        learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, min_steps_fraction=min_steps_fraction
+        learning_rate=learning_rate,
+        epochs=epochs,
+        batch_size=batch_size,
+        min_steps_fraction=min_steps_fraction,
+        proximal_mu=proximal_mu,
     )
     keras_model = build(model, seed)
-    plan = make_plan(keras_model, dataset=dataset, training=training)
+    plan = make_plan(keras_model, dataset=dataset, training=training, aggregation=aggregation)
     version_0 = encode_model(get_weights(keras_model, plan), plan)
     policy = Policy(
         goal=devices,

@@ -18,9 +18,9 @@ from fedlearn.core.learning import Weights
 from fedlearn.learning.objectives import keras_loss
 from fedlearn.learning.optimizers import keras_optimizer
 from fedlearn.learning.runtime import framework, keras, use_one_core
+from fedlearn.protocol.aggregations import Aggregation, FedAvgPlan
 from fedlearn.protocol.plans import (
     MAX_PARAMETERS,
-    Aggregation,
     LocalTraining,
     Plan,
     TensorSpec,
@@ -134,7 +134,7 @@ def make_plan(
             training=training or LocalTraining(),
             evaluation_batch_size=evaluation_batch_size,
             update=update or UpdateFormat(),
-            aggregation=aggregation or Aggregation(),
+            aggregation=aggregation or FedAvgPlan(),
             max_examples=max_examples,
             weights=manifest,
         )

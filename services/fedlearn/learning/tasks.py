@@ -12,8 +12,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedlearn.core.errors import Code, FedlearnError, Refusal, SetupError
+from fedlearn.protocol.aggregations import Aggregation, FedAvgPlan
 from fedlearn.protocol.messages import Policy
-from fedlearn.protocol.plans import Aggregation, UpdateFormat, faults_of
+from fedlearn.protocol.plans import UpdateFormat, faults_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,7 +47,7 @@ class Task:
     target_accuracy: float | None = None
     policy: Policy = field(default_factory=Policy)
     update: UpdateFormat = field(default_factory=UpdateFormat)
-    aggregation: Aggregation = field(default_factory=Aggregation)
+    aggregation: Aggregation = field(default_factory=FedAvgPlan)
     evaluation_batch_size: int = 1000
     max_examples: int = 1_000_000
 

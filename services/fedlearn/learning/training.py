@@ -38,7 +38,7 @@ class KerasLearner:
 
     Local training is the plan's optimizer as Keras does it, from its initial state: epochs over a fresh permutation each, the
     last batch of an epoch as small as it comes. Moving statistics are weights like all others; generators of dropout and noise
-    start from the seed of the call.
+    start from the seed of the call. With the plan's `proximal_mu` the loss has FedProx's term (Li et al. 2020, equation 2).
 
     Args:
         plan: what to build and compile.
@@ -142,13 +142,19 @@ class KerasLearner:
                 )
                 scaled = rule.scale * (tf.reduce_mean(losses) + regularization)
             gradients = tape.gradient(scaled, trainable, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-            moved, slots = rule.apply(trainable, [tf.convert_to_tensor(gradient) for gradient in gradients], slots, step + 1)
+            gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+            if training.proximal_mu:  # the gradient of mu/2 * |w - w_t|^2 is mu * (w - w_t)
+                pull = rule.scale * training.proximal_mu
+                gradients = [
+                    gradient + pull * (old - begun) for gradient, old, begun in zip(gradients, trainable, begins, strict=True)
+                ]
+            moved, slots = rule.apply(trainable, gradients, slots, step + 1)
             trainable = [
                 _constrained(variable, weight) for variable, weight in zip(self._model.trainable_variables, moved, strict=True)
             ]
             return step + 1, trainable, rest, slots, total + scaled
 
-        trainable = [state.value(weights, streams) for state in self._trainable]
+        trainable = begins = [state.value(weights, streams) for state in self._trainable]
         rest = [state.value(weights, streams) for state in self._rest]
         start = (tf.constant(0), trainable, rest, rule.start(trainable), tf.constant(0.0))
         # one iteration at a time: each needs the weights of the one before

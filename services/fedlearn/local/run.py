@@ -20,6 +20,10 @@ from fedlearn.reporting.progress import Progress, table
 _STATE = ("storage", "shards", "keys", "server.db", "server.db-wal", "server.db-shm")
 MARK = "up.json"
 """The addresses of everything that `fedlearn up` has started; a later one may go on where it lies."""
+_SUBMITTED = (
+    "dataset", "model", "devices", "rounds", "epochs", "batch_size", "learning_rate", "strategy", "robust", "proximal_mu",
+    "seed", "target_accuracy",
+)  # fmt: skip
 _ABANDONED_IN_A_ROW = 3
 _WATCH_SECONDS = 1.0
 _LEAST_PAUSE_SECONDS = 0.1
@@ -115,10 +119,12 @@ def _hopeless(history: list[RoundFigures]) -> bool:
 def submission(options: RunOptions | UpOptions, task: str, launcher: Launcher) -> list[str]:
     """The command that submits the options' task."""
     arguments = ["tasks", "submit-builtin", "--server", _url(launcher), "--task", task]
-    for name in ("dataset", "model", "devices", "rounds", "epochs", "batch_size", "learning_rate", "seed", "target_accuracy"):
+    for name in _SUBMITTED:
         value = getattr(options, name)
         if value is not None:
             arguments += [f"--{name.replace('_', '-')}", str(value)]
+    for option in options.strategy_option:
+        arguments += ["--strategy-option", option]
     return arguments
 
 

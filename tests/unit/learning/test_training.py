@@ -88,6 +88,23 @@ def test_it_trains_as_keras_does(model: Any, momentum: float) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9], ids=["plain", "momentum"])
+def test_the_proximal_term_pulls_each_step_towards_where_it_began(momentum: float) -> None:
+    rate, mu, epochs = 0.05, 0.7, 6
+    model = sequential(keras.Input((4,)), layers.Dense(1, use_bias=False))
+    training = {"learning_rate": rate, "momentum": momentum, "epochs": epochs, "batch_size": 100, "proximal_mu": mu}
+    plan, (begin,) = prepared(model, training=training, loss="mean_squared_error", metrics=())
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(20, 4)).astype(np.float32), rng.normal(size=(20, 1)).astype(np.float32)
+    direct, velocity = begin.astype(np.float64), 0.0
+    for _ in range(epochs):
+        gradient = 2 / len(x) * x.T @ (x @ direct - y) + mu * (direct - begin)
+        velocity = momentum * velocity + rate * gradient
+        direct = direct - velocity
+    (trained,) = KerasLearner(plan).train([begin], Examples(x, y), 1)
+    np.testing.assert_allclose(trained, direct, rtol=1e-4, atol=1e-6)
+
+
 def test_moving_statistics_are_among_the_new_weights() -> None:
     plan, weights = prepared(with_moving_statistics(), training={"batch_size": 5})
     trained = KerasLearner(plan).train(weights, some_examples(), 1)
