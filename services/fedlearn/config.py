@@ -135,9 +135,25 @@ class DeviceSettings(_Service):
     aggregator_token_file: Path = Field(description="Its token for the aggregator (audience fedlearn-aggregator).")
     aggregator_identity_file: Path = Field(description="The aggregator's public identity key (PEM).")
     dataset: str = Field("mnist", min_length=1, description="What its shards are of; a task of another dataset passes it by.")
-    shards: Path = Field(description="A shard's directory, or with `count` a directory of directories 0, 1, …")
+    shards: Path | None = Field(
+        None, description="A shard's directory, or with `count` a directory of directories 0, 1, …; this or `loader`."
+    )
+    loader: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="In place of `shards`: `package.module:function`, called with `first_shard` + slot; see docs/data.md.",
+    )
+    feature_columns: str = Field(
+        "x", min_length=1, description="In Parquet shards: the column of features, or several of one number each, by commas."
+    )
+    label_column: str = Field("y", min_length=1, description="In Parquet shards: the column of labels.")
+    classes: int | None = Field(
+        None, ge=1, le=1_000_000, description="How many classes the labels number, from 0; a shard with others is refused."
+    )
     count: int | None = Field(None, ge=1, le=4096, description="How many devices it hosts; none for one, without slots.")
-    first_shard: int = Field(0, ge=0, description="With `count`: the name of the first device's directory.")
+    first_shard: int = Field(
+        0, ge=0, description="With `count`: the name of the first device's directory; with `loader`: its number."
+    )
     learner: Literal["keras", "synthetic"] = Field("keras", description="synthetic: random deltas, for load and chaos.")
     synthetic_seconds: float = Field(0.0, ge=0, le=3600, description="How long the synthetic learner lets a training last.")
     seed: int = Field(0, ge=0, lt=2**32, description="Makes local training repeatable.")
@@ -154,6 +170,12 @@ class DeviceSettings(_Service):
     def _one_device_by_hand(self) -> Self:
         if self.manual and self.count is not None:
             raise ValueError("manual wants a process for each device: leave count out")
+        return self
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.shards is None) == (self.loader is None):
+            raise ValueError("give shards, a directory, or loader, a function: one of them")
         return self
 
 

@@ -48,6 +48,8 @@ class Code(StrEnum):
     TOO_FEW_DEVICES = "too_few_devices"
     TOO_FEW_REPORTS = "too_few_reports"
     COHORT_TOO_SMALL = "cohort_too_small"
+    TOO_FEW_FOR_RULE = "too_few_for_rule"
+    AGGREGATE_NOT_FINITE = "aggregate_not_finite"
     AGGREGATOR_KEY_LOST = "aggregator_key_lost"
     AGGREGATOR_UNREACHABLE = "aggregator_unreachable"
     AGGREGATION_TIMEOUT = "aggregation_timeout"

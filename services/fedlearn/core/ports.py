@@ -69,6 +69,10 @@ class ObjectStore(Protocol):
         ...
 
 
+ALIVE_STATES = frozenset({"running", "paused"})
+"""The states of a task that may still have rounds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """A task as the server keeps it. `state` is one of `waiting_for_model`, `running`, `paused`, `completed`,

@@ -39,7 +39,9 @@ def up(options: UpOptions, console: Console) -> None:
                 launcher.run_learner("submit", _submission(options.model_copy(update={"model": model}), task, launcher))
             if options.manual:
                 _wait_for_round(client, launcher, task)
-            (directory / MARK).write_text(json.dumps(_addresses(launcher), indent=2) + "\n")
+            unfinished = directory / f".{MARK}"
+            unfinished.write_text(json.dumps(_addresses(launcher), indent=2) + "\n")
+            unfinished.replace(directory / MARK)  # who waits for it reads all of it
             _tell(console, options, launcher, directory)
             try:
                 if model is not None and not options.manual:

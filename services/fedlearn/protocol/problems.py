@@ -48,6 +48,8 @@ CATALOGUE: dict[Code, Entry] = {
     Code.TOO_FEW_DEVICES: Entry(409, "Too few devices checked in before the selection timeout."),
     Code.TOO_FEW_REPORTS: Entry(409, "Too few devices reported before the deadline."),
     Code.COHORT_TOO_SMALL: Entry(409, "Fewer distinct devices than the aggregator's min_cohort: nothing is published."),
+    Code.TOO_FEW_FOR_RULE: Entry(409, "The task's aggregation rule needs more updates than were counted."),
+    Code.AGGREGATE_NOT_FINITE: Entry(409, "The next model would hold NaN or infinity: nothing is published."),
     Code.AGGREGATOR_KEY_LOST: Entry(410, "The round's sealing key is lost, so its updates can't be opened."),
     Code.AGGREGATOR_UNREACHABLE: Entry(503, "The aggregator does not answer: try again later."),
     Code.AGGREGATION_TIMEOUT: Entry(504, "The aggregator did not publish in time."),

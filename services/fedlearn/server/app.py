@@ -26,6 +26,7 @@ from fedlearn.server.routes.devices import device_routes
 from fedlearn.server.routes.evaluator import evaluator_routes
 from fedlearn.server.routes.fleet import fleet_routes
 from fedlearn.server.routes.operators import operator_routes
+from fedlearn.server.scrape import show_fleet
 from fedlearn.server.surroundings import Surroundings
 from fedlearn.server.walkthrough import Held, Walkthrough, step_routes
 from fedlearn.telemetry.logs import set_up_logs
@@ -75,6 +76,7 @@ def build_app(settings: ServerSettings) -> FastAPI:
         ready=coordinator.ready,
         unready=Code.DATABASE_UNAVAILABLE,
         on_stop=coordinator.let_go,
+        on_scrape=lambda: show_fleet(coordinator, roster, cluster),
     )
     gate = make_gate(settings.identity, AUDIENCE)
     app.include_router(device_routes(coordinator, roster, gate, settings))

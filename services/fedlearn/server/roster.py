@@ -116,6 +116,9 @@ class Roster:
 
     def check_in(self, device: DeviceId, checkin: CheckIn) -> None:
         """Note a check-in of a device that was admitted."""
+        known, unfit = self._visits.get(device), checkin.unfit
+        if unfit is not None and (known is None or known.checkin.unfit != unfit):
+            _log.warning("device is unfit", device=device, code=unfit.code, detail=unfit.detail)
         self._note(device, checkin)
         self._forget()
 

@@ -13,7 +13,7 @@ from fedlearn.adapters.http import persist, spawn
 from fedlearn.core import rounds
 from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId
-from fedlearn.core.ports import Task
+from fedlearn.core.ports import ALIVE_STATES, Task
 from fedlearn.core.rounds import OUTSTANDING, Effect, Event, Phase, Round
 from fedlearn.core.selection import choose
 from fedlearn.protocol.messages import Assignment
@@ -22,8 +22,8 @@ from fedlearn.server.assignments import Assigner
 from fedlearn.server.cohort import Cohort
 from fedlearn.server.inbox import Inbox, Word
 from fedlearn.server.observation import observe
-from fedlearn.server.peers import sweep_round
 from fedlearn.server.surroundings import Surroundings
+from fedlearn.server.sweeping import sweep_round
 from fedlearn.telemetry.logs import about, log
 
 _log = log(__name__)
@@ -32,7 +32,6 @@ Result = TypeVar("Result")
 _CLOSE_AGAIN_SECONDS = 5.0
 _CONFLICT_PAUSE_SECONDS = 1.0
 _READ_AGAIN_SECONDS = 30.0
-_ALIVE = ("running", "paused")
 _LOOK_AGAIN_SECONDS = 1.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
 
@@ -150,7 +149,7 @@ class TaskRunner:
     async def _next_round(self) -> Round | None:
         store, task_id = self._around.store, self._task.id
         await self._while_paused()
-        if self._task.state not in _ALIVE:
+        if self._task.state not in ALIVE_STATES:
             self._cancelled.set()
         latest = await self._durably(store.latest_round, task_id)
         if latest is not None and not latest.phase.ended:
@@ -183,8 +182,10 @@ class TaskRunner:
         while True:
             self._nudged.clear()
             self._task = await self._durably(store.task, task_id)
+            if self._task.state != "paused":
+                return
             latest = await self._durably(store.latest_round, task_id)
-            if self._task.state != "paused" or (latest is not None and not latest.phase.ended):
+            if latest is not None and not latest.phase.ended:
                 return
             self._loaded.set()
             with contextlib.suppress(TimeoutError):
@@ -329,10 +330,9 @@ class TaskRunner:
         self.cohort.follow(round_)
         if round_.phase is Phase.SELECTION:
             self._assigner = None
-        if before is None or before.id != round_.id or before.phase is not round_.phase:
-            observe(before, round_)
-            if round_.phase.ended:
-                self._tell_listeners(round_)
+        observe(before, round_)
+        if round_.phase.ended and (before is None or before.id != round_.id or not before.phase.ended):
+            self._tell_listeners(round_)
         self.announce()
 
     def _tell_listeners(self, round_: Round) -> None:
@@ -364,7 +364,8 @@ class TaskRunner:
         around = self._around
         try:
             await persist(lambda: around.aggregator.open_round(round_, self._plan))
-            self._assigner = Assigner(self._task, round_, around.models, around.signer, around.ticket_grace_seconds)
+            grace, steps = around.ticket_grace_seconds, around.speeds.steps(round_.participants, self._plan)
+            self._assigner = Assigner(self._task, round_, around.models, around.signer, grace_seconds=grace, steps=steps)
             await self.tell(round_.id, rounds.RoundOpened())
         except Refusal as refusal:
             await self._fail(round_.id, refusal)

@@ -11,6 +11,7 @@ from fedlearn.core.selection import Pace
 from fedlearn.protocol.tickets import TicketSigner
 from fedlearn.server.fleet import Fleet
 from fedlearn.server.peers import AggregatorClient
+from fedlearn.server.speeds import Speeds
 
 
 class RoundListener(Protocol):
@@ -33,3 +34,4 @@ class Surroundings:
     ticket_grace_seconds: float
     pace: Pace = field(default_factory=Pace)
     listeners: tuple[RoundListener, ...] = ()
+    speeds: Speeds = field(default_factory=Speeds)

@@ -93,8 +93,9 @@ def _device_view(
         waiting=waiting,
         part=None if part is None else DevicePart(task=part[0].task, round=part[0].number, standing=part[1].value),
         dataset=None if visit is None else visit.checkin.dataset,
-        examples=None if visit is None else visit.checkin.examples,
+        examples=None if visit is None or visit.checkin.unfit is not None else visit.checkin.examples,
         runtime=None if visit is None else visit.checkin.runtime,
+        unfit=None if visit is None else visit.checkin.unfit,
         last_seen=None if visit is None else timestamp(visit.at),
         pod=None if pod is None else DevicePod(state=pod.state.value, node=pod.node),
     )
