@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import hashlib
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedlearn.adapters.http import persist
@@ -31,6 +32,7 @@ class Home:
 
     Args:
         slot: which of the devices of its process, None where it is the only one.
+        labels: examples a label, None unless the server is to know.
         seed_name: with the seed and the round it seeds local training; the same for the same shard wherever it is hosted.
     """
 
@@ -40,6 +42,7 @@ class Home:
     seed: int
     seed_name: str
     runtime: str
+    labels: Mapping[str, int] | None = None
 
 
 class Agent:
@@ -54,6 +57,7 @@ class Agent:
             examples=len(home.shard.train),
             holdout_examples=len(home.shard.holdout),
             runtime=home.runtime,
+            labels=None if home.labels is None else dict(home.labels),
             wait_seconds=checkin_seconds,
         )
         self.connected = False

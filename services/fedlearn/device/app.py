@@ -13,7 +13,7 @@ from fedlearn.adapters.keyfiles import load_public_key
 from fedlearn.adapters.web import listen, make_app, serve
 from fedlearn.config import DeviceSettings
 from fedlearn.core.errors import Code, Outage
-from fedlearn.data.shards import read_shard
+from fedlearn.data.shards import label_counts, read_shard
 from fedlearn.device.agent import Agent, Home
 from fedlearn.device.learners import learner_factory
 from fedlearn.device.peers import AggregatorClient, ServerClient
@@ -33,10 +33,13 @@ def read_homes(settings: DeviceSettings, runtime: str) -> list[Home]:
         places = [(None, settings.shards)]
     else:
         places = [(slot, settings.shards / str(settings.first_shard + slot)) for slot in range(settings.count)]
-    return [
-        Home(slot, settings.dataset, read_shard(place), settings.seed, seed_name=place.name, runtime=runtime)
-        for slot, place in places
-    ]
+    return [_home(settings, slot, place, runtime) for slot, place in places]
+
+
+def _home(settings: DeviceSettings, slot: int | None, place: Path, runtime: str) -> Home:
+    shard = read_shard(place)
+    labels = label_counts(shard.train) if settings.tells_labels else None
+    return Home(slot, settings.dataset, shard, settings.seed, seed_name=place.name, runtime=runtime, labels=labels)
 
 
 def build_app(settings: DeviceSettings) -> FastAPI:

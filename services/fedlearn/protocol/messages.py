@@ -79,6 +79,10 @@ class CheckIn(Message):
     examples: Annotated[int, Field(ge=1, le=100_000_000, description="How many examples its shard trains on.", examples=[5400])]
     holdout_examples: Annotated[int, Field(ge=0, le=100_000_000)] = 0
     runtime: Annotated[str, Field(max_length=200, examples=["fedlearn 0.1.0, keras 3.12, tensorflow 2.21"])] = ""
+    labels: Annotated[
+        dict[str, Annotated[int, Field(ge=0)]] | None,
+        Field(max_length=1000, description="Examples a label; None unless the device's operator lets it say so."),
+    ] = None
     uploaded: Annotated[RoundName | None, Field(description="Where its last update went: not assigned again.")] = None
     wait_seconds: Annotated[float, Field(ge=0, le=300)] = 30.0
 

@@ -1,6 +1,6 @@
 """What every task's driver works with, and who hears how its rounds end."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from fedlearn.core.ports import Clock, ObjectStore, RoundStore
 from fedlearn.core.rounds import Round
 from fedlearn.protocol.tickets import TicketSigner
+from fedlearn.server.console.feed import Feed
 from fedlearn.server.fleet import Fleet
 from fedlearn.server.peers import AggregatorClient
 
@@ -31,3 +32,4 @@ class Surroundings:
     rng: np.random.Generator
     ticket_grace_seconds: float
     listeners: tuple[RoundListener, ...] = ()
+    feed: Feed = field(default_factory=Feed)

@@ -50,5 +50,6 @@ def evaluator_routes(coordinator: Coordinator, gate: Gate, settings: ServerSetti
         await asyncio.to_thread(around.store.evaluate, TaskId(task), version, evaluation.metrics)
         coordinator.observe_evaluation(evaluation.metrics)
         coordinator.announce_versions()
+        around.feed.version(TaskId(task), version)
 
     return router
