@@ -32,7 +32,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     """Opens the console of a world; at the test's end nothing has gone wrong in it, and its policy has stopped nothing."""
     contexts, complaints = [], []
 
-    def open_(world: World, *, width: int = 1280, height: int = 900, **settings: Any) -> Any:
+    def open_(world: World, task: str = "", *, width: int = 1280, height: int = 900, **settings: Any) -> Any:
         context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce", **settings)
         contexts.append(context)
         page = context.new_page()
@@ -40,7 +40,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
         sync_api.expect.set_options(timeout=PATIENCE_MS)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: complaints.append(message.text) if _is_fault(message) else None)
-        page.goto(f"{world.server_url}/")
+        page.goto(f"{world.server_url}/#{task}")
         return page
 
     yield open_
@@ -52,6 +52,14 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
 def _is_fault(message: Any) -> bool:
     # a server that is away, or that refuses, is what some tests are about
     return message.type == "error" and not re.search(r"net::ERR_|status of (401|404|409)", message.text)
+
+
+@pytest.fixture(scope="module")
+def world(storage: LocalStorage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A server and an aggregator that a module's tests share, each with a task of its own."""
+    world = World.start(tmp_path_factory.mktemp("world"), storage)
+    yield world
+    world.stop()
 
 
 @pytest.fixture

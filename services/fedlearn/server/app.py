@@ -109,7 +109,7 @@ def _connect(feed: Feed, console: Console, roster: Roster) -> None:
         return (await console.overview()).model_dump_json(exclude_none=True)
 
     async def changes(gathered: Gathered) -> str:
-        return (await console.changes(gathered)).model_dump_json(exclude_none=True, exclude_defaults=True)
+        return (await console.changes(gathered)).model_dump_json(exclude_none=True)
 
     feed.overview, feed.changes = overview, changes
     roster.on_visit = feed.device

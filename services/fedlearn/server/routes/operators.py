@@ -73,7 +73,9 @@ def _task_routes(router: APIRouter, coordinator: Coordinator, operator: list[Any
         ),
     )
     async def start(task: TaskName) -> TaskView:
-        return task_view(await start_task(coordinator, TaskId(task)))
+        started = await start_task(coordinator, TaskId(task))
+        coordinator.around.feed.version(started.id, started.upload.version)
+        return task_view(started)
 
     @router.post(
         "/{task}/cancel",

@@ -16,7 +16,7 @@ const rows = new WeakMap();
 let only = "all";
 
 part("events", () => {
-  const events = state.events.filter((event) => only === "all" || TROUBLE.has(event.kind));
+  const events = state.events.filter((event) => event.task === state.selected && (only === "all" || TROUBLE.has(event.kind)));
   const nodes = events.map((event) => {
     if (!rows.has(event)) rows.set(event, row(event));
     return rows.get(event);
@@ -29,7 +29,6 @@ part("events", () => {
 function row(event) {
   const [tone, words] = KINDS[event.kind] ?? ["", () => event.kind];
   const what = element("div", { class: "what" }, words(event));
-  if (state.tasks.size > 1) what.append(element("span", { class: "aside" }, ` · ${event.task}`));
   const details = [];
   if (event.devices.length) {
     const others = event.count - event.devices.length;

@@ -7,7 +7,7 @@ import { setUpEvents } from "./events.js";
 import { setUpFleet } from "./fleet.js";
 import { setUpOperator } from "./operator.js";
 import { setUpRound } from "./round.js";
-import { state } from "./state.js";
+import { choose, state, wanted } from "./state.js";
 import { connect } from "./stream.js";
 import "./task.js";
 import { setUpVersions } from "./versions.js";
@@ -39,6 +39,10 @@ function setUpTheme() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
   say();
 }
+
+addEventListener("hashchange", () => {
+  if (state.tasks.has(wanted())) choose(wanted());
+});
 
 setUpTheme();
 setUpOperator();

@@ -20,6 +20,10 @@ export const state = {
 };
 export const now = () => Date.now() + state.clockOffset;
 
+
+// The task that the page's address names.
+export const wanted = () => decodeURIComponent(location.hash.slice(1));
+
 export function history(task) {
   if (!state.histories.has(task)) state.histories.set(task, { rounds: new Map(), versions: new Map(), loaded: false });
   return state.histories.get(task);
@@ -37,30 +41,30 @@ export function takeOverview(message) {
   state.tiles = new Map(message.devices.map((tile) => [tile.device, tile]));
   state.events = message.events;
   takeRounds(message.rounds, message.moves);
-  if (!state.tasks.has(state.selected)) choose(liveliest());
+  if (!state.tasks.has(state.selected)) choose(state.tasks.has(wanted()) ? wanted() : liveliest());
   else loadHistory(state.selected);
   redraw("tasks", "task", "round", "charts", "fleet-all", "versions", "events", "welcome", "release");
 }
 
 export function takeChanges(message) {
   state.clockOffset = Date.parse(message.now) - Date.now();
-  for (const task of message.tasks ?? []) {
-    const first = !state.tasks.size;
+  for (const task of message.tasks) {
+    const choice = !state.tasks.size || (!state.tasks.has(task.task) && task.task === wanted());
     state.tasks.set(task.task, task);
-    if (first) choose(task.task);
+    if (choice) choose(task.task);
     redraw("tasks", "task", "welcome");
   }
-  for (const tile of message.devices ?? []) changed(tile.device, tile);
-  for (const device of message.gone ?? []) {
+  for (const tile of message.devices) changed(tile.device, tile);
+  for (const device of message.gone) {
     state.tiles.delete(device);
     redraw("fleet-all", "welcome");
   }
-  if (message.rounds || message.moves) takeRounds(message.rounds ?? [], message.moves ?? []);
-  for (const version of message.versions ?? []) {
+  takeRounds(message.rounds, message.moves);
+  for (const version of message.versions) {
     history(version.task).versions.set(version.model.version, version);
     if (version.task === state.selected) redraw("versions", "charts", "task");
   }
-  if (message.events) {
+  if (message.events.length) {
     state.events = [...message.events, ...state.events].slice(0, 500);
     redraw("events", "round");
   }
@@ -130,7 +134,7 @@ function liveliest() {
 export function choose(task) {
   state.selected = task;
   if (task) loadHistory(task);
-  redraw("tasks", "task", "round", "charts", "versions", "welcome");
+  redraw("tasks", "task", "round", "charts", "versions", "events", "welcome");
 }
 
 async function loadHistory(task) {

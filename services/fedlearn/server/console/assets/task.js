@@ -2,7 +2,7 @@
 
 import { act, confirmed } from "./operator.js";
 import { $, element, mark, part, redraw, write } from "./dom.js";
-import { choose, history, state } from "./state.js";
+import { history, state } from "./state.js";
 import { TASK, count, number, percent, size } from "./words.js";
 
 part("tasks", () => {
@@ -15,10 +15,6 @@ part("tasks", () => {
       {
         href: `#${task.task}`,
         "aria-current": current ? "page" : null,
-        onclick: (event) => {
-          event.preventDefault();
-          choose(task.task);
-        },
       },
       element("span", { class: "dot", "data-tone": TASK[task.state]?.[1] ?? "" }),
       task.task,
