@@ -315,7 +315,7 @@ def test_a_thousand_devices_and_a_thousand_rounds_do_not_make_it_stutter(
     }
     print(figures)  # noqa: T201 - for pytest -s
     assert figures["frame, 95th percentile, ms"] < 100
-    assert figures["longest task, ms"] < 500
+    assert figures["longest task, ms"] < 1000
 
 
 def _seconds(url: str) -> float:
