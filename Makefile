@@ -70,6 +70,10 @@ docs: $(VENV)/.dev ## write the pages that are generated: settings, and the char
 	@$(BIN)/python tests/support/settings_page.py
 	@$(BIN)/python tests/support/chart_readme.py
 
+.PHONY: pictures
+pictures: $(VENV)/.dev ## take the console's pictures in docs/images (needs Chromium)
+	@$(BIN)/python tests/browser/pictures.py
+
 # --- containers and clusters
 
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)

@@ -4,11 +4,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import numpy as np
 from playwright.sync_api import sync_playwright
 
 from fedlearn.core.errors import Code
@@ -76,8 +78,13 @@ def empty_to_finished(storage: LocalStorage, browser: Any) -> None:
         camera.take("running", "#round:not([hidden])", height=1560)
         camera.take("dark", "#round:not([hidden])", height=1560, dark=True)
         camera.take("narrow", "#round:not([hidden])", height=1500, width=NARROW)
-        trial.cancel()
-        camera.take("abandoned", ".reason", height=1560, before=_problems)
+        spoilt = trial.update()
+        trial.bring(devices[3], assignments[3], replace(spoilt, delta=np.full_like(spoilt.delta, np.nan)))
+        trial.wait_for_standing(devices[3], "refused", 37)
+        for device, assignment in zip(devices[4:6], assignments[4:], strict=True):
+            device.drop_out(assignment, Code.TRAINING_FAILED)
+        trial.reach(37, "abandoned")
+        camera.take("abandoned", "#round:not([hidden])", height=1560, before=_problems)
 
 
 def thousand(storage: LocalStorage, browser: Any) -> None:

@@ -126,6 +126,7 @@ class Changes(Message):
     devices: tuple[Tile, ...] = ()
     gone: tuple[DeviceName, ...] = ()
     versions: tuple[VersionView, ...] = ()
+    histories: Annotated[tuple[TaskName, ...], Field(description="Tasks whose versions are to be read again.")] = ()
     events: tuple[EventView, ...] = ()
 
 

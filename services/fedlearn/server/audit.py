@@ -12,12 +12,15 @@ from fedlearn.core.ids import TaskId
 from fedlearn.server.console.overview import read
 from fedlearn.server.surroundings import Surroundings
 
-_PAST = {
-    "submit": "submitted",
-    "start": "started",
-    "cancel": "cancelled",
-    "pause": "paused",
-    "resume": "resumed",
+_SAYS = {
+    "submit": "The task was submitted",
+    "start": "The task was started",
+    "cancel": "The task was cancelled",
+    "pause": "The task was paused",
+    "resume": "The task was resumed",
+    "roll_back": "The task was rolled back to version {version}",
+    "pin": "Version {version} was labelled {label}",
+    "unpin": "The label {label} was removed",
 }
 
 
@@ -54,8 +57,11 @@ async def _note(around: Surroundings, request: Request, action: str, outcome: st
         named = (await request.json())["task"]  # a submission names its task in the body
     task, now = None if named is None else TaskId(named), around.clock()
     await read(around.store.audit, AuditEntry(now, actor, action, task, outcome))
-    if task is not None and outcome == "done" and action in _PAST:
-        told = [Happening(Kind.TASK_CHANGED, now, task, detail=f"The task was {_PAST[action]} by an operator.")]
+    if task is not None and outcome == "done" and action in _SAYS:
+        what = _SAYS[action].format_map(request.path_params)
+        told = [Happening(Kind.TASK_CHANGED, now, task, detail=f"{what} by an operator.")]
         await read(around.store.log, told)
         around.feed.happened(told)
         around.feed.task(task)
+        if "version" in request.path_params or "label" in request.path_params:
+            around.feed.versions(task)

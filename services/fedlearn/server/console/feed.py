@@ -32,6 +32,7 @@ class Gathered:
     devices: set[DeviceId] = field(default_factory=set)
     fleet: bool = False
     versions: set[tuple[TaskId, int]] = field(default_factory=set)
+    histories: set[TaskId] = field(default_factory=set)
     happenings: list[Happening] = field(default_factory=list)
 
 
@@ -78,6 +79,12 @@ class Feed:
     def version(self, task: TaskId, version: int) -> None:
         if self._listening:
             self._gathered.versions.add((task, version))
+            self._dirty.set()
+
+    def versions(self, task: TaskId) -> None:
+        """Any version of the task may have changed."""
+        if self._listening:
+            self._gathered.histories.add(task)
             self._dirty.set()
 
     def happened(self, happenings: Sequence[Happening]) -> None:

@@ -81,6 +81,7 @@ class Console:
             devices=tuple(tiles),
             gone=tuple(gone),
             versions=tuple(version for version in versions if version is not None),
+            histories=tuple(sorted(gathered.histories)),
             events=tuple(event_view(happening) for happening in reversed(gathered.happenings)),
         )
 

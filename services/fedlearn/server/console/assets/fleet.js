@@ -13,6 +13,7 @@ const FILTERS = [
   ["gone", "Away", (kind) => kind === "away" || kind === "leaving" || kind === "starting"],
 ];
 const nodes = new Map(); // device -> { node, parts..., kind }
+const labels = new Set();
 let filter = "all";
 let wanted = "";
 
@@ -50,6 +51,10 @@ function make(device) {
 function draw() {
   const asked = new Set(touched);
   touched.clear();
+  // every tile has a place for every label of the fleet, so that tiles can be compared
+  const known = labels.size;
+  for (const device of asked) for (const label of Object.keys(state.tiles.get(device)?.labels ?? {})) labels.add(label);
+  if (labels.size !== known) for (const device of nodes.keys()) asked.add(device);
   for (const device of asked) {
     const tile = state.tiles.get(device);
     const entry = nodes.get(device);
@@ -79,21 +84,21 @@ function seen(entry, tile) {
 
 // How many examples of each label, where the operator shows it.
 function bars(entry, tile) {
-  const key = tile.labels ? JSON.stringify(tile.labels) : "";
+  const key = tile.labels ? `${labels.size} ${JSON.stringify(tile.labels)}` : "";
   if ((entry.labels ?? "") === key) return;
   entry.labels = key;
   entry.bars?.remove();
   if (!key) return;
-  const labels = Object.entries(tile.labels);
-  const most = Math.max(...labels.map(([, n]) => n), 1);
+  const places = [...labels].sort(new Intl.Collator("en", { numeric: true }).compare).map((label) => [label, tile.labels[label] ?? 0]);
+  const most = Math.max(...places.map(([, n]) => n), 1);
   entry.bars = document.createElementNS(SVG, "svg");
-  entry.bars.setAttribute("viewBox", `0 0 ${10 * labels.length} 16`);
+  entry.bars.setAttribute("viewBox", `0 0 ${10 * places.length} 16`);
   entry.bars.setAttribute("preserveAspectRatio", "none");
   entry.bars.setAttribute("role", "img");
-  entry.bars.setAttribute("aria-label", `Examples a label: ${labels.map(([label, n]) => `${label}: ${n}`).join(", ")}`);
-  labels.forEach(([, n], i) => {
+  entry.bars.setAttribute("aria-label", `Examples a label: ${places.map(([label, n]) => `${label}: ${n}`).join(", ")}`);
+  places.forEach(([, n], i) => {
     const bar = document.createElementNS(SVG, "rect");
-    const height = Math.max(1, (15 * n) / most);
+    const height = n ? Math.max(1, (15 * n) / most) : 0;
     for (const [name, value] of Object.entries({ x: 10 * i + 1, y: 16 - height, width: 8, height })) bar.setAttribute(name, value);
     entry.bars.append(bar);
   });

@@ -64,6 +64,7 @@ export function takeChanges(message) {
     history(version.task).versions.set(version.model.version, version);
     if (version.task === state.selected) redraw("versions", "charts", "task");
   }
+  if (message.histories.includes(state.selected)) loadHistory(state.selected);
   if (message.events.length) {
     state.events = [...message.events, ...state.events].slice(0, 500);
     redraw("events", "round");

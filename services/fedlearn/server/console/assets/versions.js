@@ -24,8 +24,7 @@ part("versions", () => {
 
 function row(version, kept, current, best) {
   const { model, round, evaluation } = version;
-  const base = kept.rounds.get(round)?.base_version;
-  const from = round == null ? "Initial model" : `Round ${round}${base === undefined ? "" : `, from v${base}`}`;
+  const parent = version.parent ?? kept.rounds.get(round)?.base_version;
   const accuracy = evaluation?.accuracy;
   return element(
     "li",
@@ -39,13 +38,19 @@ function row(version, kept, current, best) {
         { class: "line" },
         element("b", {}, `v${model.version}`),
         accuracy === undefined ? null : element("span", {}, percent(accuracy)),
+        ...(version.labels ?? []).map((label) => element("span", { class: "badge" }, label)),
         model.version === current ? element("span", { class: "badge", "data-tone": "live" }, "Current") : null,
         accuracy !== undefined && accuracy === best ? element("span", { class: "badge", "data-tone": "good" }, "Best") : null,
       ),
-      element("div", { class: "sub" }, `${from} · ${size(model.size_bytes)} · `, element("span", { class: "mono", title: model.sha256 }, model.sha256.slice(0, 10))),
+      element("div", { class: "sub" }, `${origin(round, parent)} · ${size(model.size_bytes)} · `, element("span", { class: "mono", title: model.sha256 }, model.sha256.slice(0, 10))),
     ),
     element("button", { type: "button", class: "quiet", "aria-label": `Download version ${model.version}`, onclick: () => download(version) }, "Download"),
   );
+}
+
+function origin(round, parent) {
+  if (round == null) return parent == null ? "Initial model" : `Restored from v${parent}`;
+  return parent == null ? `Round ${round}` : `Round ${round}, from v${parent}`;
 }
 
 async function download({ task, model }) {

@@ -30,8 +30,8 @@ function deviceHelp(cluster, devices) {
   if (devices) return ["More may come and go at any time."];
   if (cluster) return ["Each pod of the StatefulSet is a device with its own shard.", command("kubectl scale statefulset/fedlearn-device --replicas=5")];
   return [
-    "On one machine, one command starts a server of its own, devices and a task, and says where to look:",
-    command("fedlearn run --devices 5 --rounds 5"),
+    "On one machine, one command starts a server of its own with devices and a task, and says where to look:",
+    command("fedlearn up --devices 5"),
   ];
 }
 
