@@ -79,6 +79,7 @@ class Code(StrEnum):
     STORAGE_DENIED = "storage_denied"
     DATABASE_UNAVAILABLE = "database_unavailable"
     SERVER_UNREACHABLE = "server_unreachable"
+    TOO_MANY_PAGES = "too_many_pages"
     IDENTITY_UNAVAILABLE = "identity_unavailable"
     CLUSTER_UNAVAILABLE = "cluster_unavailable"
     CLUSTER_DENIED = "cluster_denied"
