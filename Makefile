@@ -78,6 +78,9 @@ SEED ?= 0
 .PHONY: chaos
 chaos: $(VENV)/.dev ## kill roles at random while rounds run, and check every version (KILLS=200 SEED=0)
 	@$(BIN)/fedlearn chaos --kills $(KILLS) --seed $(SEED)
+.PHONY: pictures
+pictures: $(VENV)/.dev ## take the console's pictures in docs/images (needs Chromium)
+	@$(BIN)/python tests/browser/pictures.py
 
 # --- containers and clusters
 

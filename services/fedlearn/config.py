@@ -101,6 +101,7 @@ class ServerSettings(_Service):
     operator_token_file: Path = Field(description="The bearer token of operators; it changes tasks.")
     ticket_grace_seconds: float = Field(60.0, ge=0, le=3600, description="How long a ticket outlives its round's deadline.")
     manual: bool = Field(False, description="Commit at `/send_model_clients`, for the walk-through: anybody may call it.")
+    show_labels: bool = Field(False, description="Whether the console shows how many examples of each label a device holds.")
     max_checkin_seconds: float = Field(60.0, ge=0, le=300, description="The longest that a check-in is held.")
     max_checkins_per_second: float = Field(
         200.0, ge=1, le=100_000, description="A large fleet is told to come back this often."
@@ -164,6 +165,7 @@ class DeviceSettings(_Service):
         None,
         description="JSON with idle, charging, unmetered, kept current by whoever watches the machine; none: always all three.",
     )
+    tells_labels: bool = Field(False, description="Whether it tells the server how many examples of each label it holds.")
     checkin_seconds: float = Field(30.0, gt=0, le=300, description="How long one check-in may be held.")
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from fedlearn.adapters.database import AdvisoryLock
 from fedlearn.adapters.database.engine import Database
 from fedlearn.adapters.kubernetes.lease import LeaseLock
 from fedlearn.core.errors import Code, Outage
-from fedlearn.core.ports import LeaderLock
+from fedlearn.core.replicas import LeaderLock
 from support.leases import LeaseApi
 from support.played_api import connected, played
 from support.postgres import Postgres

@@ -8,7 +8,7 @@ import pytest
 
 from fedlearn.adapters.database import DatabasePresences, DatabaseRoundStore
 from fedlearn.core.ids import DeviceId
-from fedlearn.core.ports import Presence, Presences
+from fedlearn.core.replicas import Presence, Presences
 
 NOW = 1_760_000_000.123
 

@@ -9,7 +9,8 @@ import pytest
 from fedlearn.adapters.database import DatabaseRoundStore
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import RoundId, TaskId
-from fedlearn.core.ports import Leader, RoundStore, Task
+from fedlearn.core.ports import RoundStore, Task
+from fedlearn.core.replicas import Leader
 from fedlearn.core.rounds import Failed, ModelRef, Phase, Round, RoundPolicy, advance, start
 from support.postgres import Postgres
 

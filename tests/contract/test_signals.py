@@ -8,7 +8,8 @@ import pytest
 from fedlearn.adapters.database import DatabasePresences, DatabaseRoundStore, Listener
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
-from fedlearn.core.ports import Presence, Task
+from fedlearn.core.ports import Task
+from fedlearn.core.replicas import Presence
 from fedlearn.core.rounds import ModelRef, RoundPolicy, start
 from support.postgres import Postgres
 

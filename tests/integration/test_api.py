@@ -91,7 +91,9 @@ def device(world: World) -> httpx.Client:
 # --- problems
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/nothing", "/v2/tasks", "/v1/tasks/a/b/c", "/%00", "/../../etc/passwd"])
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/v1", "/v1/nothing", "/v2/tasks", "/v1/tasks/a/b/c", "/%00", "/../../etc/passwd"]
+)
 def test_an_address_that_is_not_there_is_a_problem(client: httpx.Client, path: str) -> None:
     problem(client.get(path), Code.NOT_FOUND)
 

@@ -80,6 +80,7 @@ class Code(StrEnum):
     DATABASE_UNAVAILABLE = "database_unavailable"
     SERVER_UNREACHABLE = "server_unreachable"
     NOT_LEADER = "not_leader"
+    TOO_MANY_PAGES = "too_many_pages"
     IDENTITY_UNAVAILABLE = "identity_unavailable"
     CLUSTER_UNAVAILABLE = "cluster_unavailable"
     CLUSTER_DENIED = "cluster_denied"

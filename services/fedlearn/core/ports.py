@@ -1,11 +1,14 @@
 """What the domain asks of the outside. `tests/contract/` runs one suite over every implementation of each."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from fedlearn.core.ids import DeviceId, RoundId, TaskId
-from fedlearn.core.rounds import ModelRef, Round, RoundPolicy
+from fedlearn.core.errors import Code
+from fedlearn.core.happenings import AuditEntry, Happening
+from fedlearn.core.ids import RoundId, TaskId
+from fedlearn.core.replicas import Leader
+from fedlearn.core.rounds import ModelRef, Phase, Round, RoundPolicy, Standing
 
 Clock = Callable[[], float]
 """Seconds since the epoch, UTC."""
@@ -120,72 +123,20 @@ class ModelVersion:
 
 
 @dataclass(frozen=True, slots=True)
-class Leader:
-    """The replica that leads the rounds, or did last.
+class RoundSummary:
+    """A round without the names of its devices: how many of them stand how."""
 
-    Args:
-        epoch: grows by one whenever a replica begins to lead.
-        holder: the replica's name.
-        address: the base URL by which other replicas reach it.
-    """
-
-    epoch: int
-    holder: str
-    address: str
-
-
-class LeaderLock(Protocol):
-    """What at most one of several replicas holds. It is only half of the fence: see `RoundStore.fenced` for the other."""
-
-    lease_seconds: float
-    """For so long after its last successful `hold` a replica may take itself for the holder; another one has it later."""
-
-    def hold(self) -> bool:
-        """Take the lock if it is free, or keep it: whether it is held now. Call it several times within `lease_seconds`.
-
-        Raises:
-            Outage: when nobody can tell now.
-            Refusal: `cluster_denied`.
-        """
-        ...
-
-    def release(self) -> None:
-        """Let another replica have it at once; does its best, and raises nothing."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Presence:
-    """A device as one replica knows it.
-
-    Args:
-        checkin: its last check-in, as JSON.
-        waiting: whether the replica holds a check-in of it.
-        seconds: within how many it should be heard of again.
-        seen_at: when it was heard of last, in seconds since the epoch, UTC.
-    """
-
-    device: DeviceId
-    checkin: str
-    waiting: bool
-    seconds: float
-    seen_at: float
-
-
-class Presences(Protocol):
-    """The devices that each replica knows of, for the others: a cache. Which devices are in a round, the round says.
-
-    Every method raises `Outage` (`database_unavailable`) when the database does not answer.
-    """
-
-    def put(self, replica: str, present: Sequence[Presence], gone: Sequence[DeviceId] = ()) -> None:
-        """These devices were heard of at this replica, whatever another has said of them; of those, nobody knows any more
-        unless another replica does."""
-        ...
-
-    def elsewhere(self, replica: str) -> Sequence[Presence]:
-        """What other replicas know of devices whose time is not over, in no order. `seconds` are those that are left."""
-        ...
+    id: RoundId
+    phase: Phase
+    reason: Code | None
+    base_version: int
+    opened_at: float
+    phase_since: float
+    phase_seconds: Mapping[Phase, float]
+    standings: Mapping[Standing, int]
+    version: int | None = None
+    examples: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class RoundStore(Protocol):
@@ -246,15 +197,15 @@ class RoundStore(Protocol):
         """
         ...
 
-    def save_round(self, round_: Round, previous: Round) -> None:
-        """Replace `previous` by `round_`, by compare-and-set.
+    def save_round(self, round_: Round, previous: Round, happenings: Sequence[Happening] = ()) -> None:
+        """Replace `previous` by `round_`, by compare-and-set, and log what has happened with it, or neither.
 
         Raises:
             Refusal: `round_conflict` when the stored round is no longer `previous`.
         """
         ...
 
-    def commit(self, round_: Round, previous: Round, now: float) -> None:
+    def commit(self, round_: Round, previous: Round, now: float, happenings: Sequence[Happening] = ()) -> None:
         """Save a COMMITTED round and move the task's model from `round_.base` to its aggregate's, or neither.
 
         Raises:
@@ -273,6 +224,10 @@ class RoundStore(Protocol):
         ...
 
     def latest_round(self, task: TaskId) -> Round | None: ...
+
+    def round_summaries(self, task: TaskId, limit: int) -> Sequence[RoundSummary]:
+        """The last `limit` rounds of a task in order of number."""
+        ...
 
     def versions(self, task: TaskId) -> Sequence[ModelVersion]:
         """All versions of a task in order."""
@@ -316,6 +271,22 @@ class RoundStore(Protocol):
         Raises:
             Refusal: `model_unknown`.
         """
+        ...
+
+    def log(self, happenings: Sequence[Happening]) -> None:
+        """Add to the event log, which keeps its newest entries and drops the others."""
+        ...
+
+    def happenings(self, limit: int, before: int | None = None) -> Sequence[tuple[int, Happening]]:
+        """The newest entries of the event log with their numbers, newest first; only those below `before` if it is given."""
+        ...
+
+    def audit(self, entry: AuditEntry) -> None:
+        """Add to the audit log, which keeps its newest entries and drops the others."""
+        ...
+
+    def audit_entries(self, limit: int, before: int | None = None) -> Sequence[tuple[int, AuditEntry]]:
+        """The newest entries of the audit log with their numbers, newest first, as `happenings`."""
         ...
 
     def signing_key(self, make: Callable[[], tuple[str, bytes]], now: float) -> tuple[str, bytes]:

@@ -49,6 +49,14 @@ def cut(
     return (_shard(examples, part, min(round(len(part) * holdout_fraction), len(part) - 1)) for part in mixed)
 
 
+def label_counts(examples: Examples) -> dict[str, int] | None:
+    """How many examples there are of each label; None where labels are no single integers."""
+    if examples.labels.ndim != 1 or not np.issubdtype(examples.labels.dtype, np.integer):
+        return None
+    labels, counts = np.unique(examples.labels, return_counts=True)
+    return {str(label): int(count) for label, count in zip(labels, counts, strict=True)}
+
+
 def write_shard(directory: Path, shard: Shard) -> None:
     """Write a shard; each of its two files is there whole or not at all.
 

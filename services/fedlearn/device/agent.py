@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -45,6 +45,7 @@ class Home:
 
     Args:
         slot: which of the devices of its process, None where it is the only one.
+        labels: examples a label, None unless the server is to know.
         seed_name: with the seed and the round it seeds local training; the same for the same shard wherever it is hosted.
     """
 
@@ -54,6 +55,7 @@ class Home:
     seed: int
     seed_name: str
     runtime: str
+    labels: Mapping[str, int] | None = None
 
 
 class Agent:
@@ -78,6 +80,7 @@ class Agent:
             examples=len(home.shard.train),
             holdout_examples=len(home.shard.holdout),
             runtime=home.runtime,
+            labels=None if home.labels is None else dict(home.labels),
             wait_seconds=checkin_seconds,
         )
         self.connected = self._delivered = False

@@ -10,7 +10,7 @@ from fedlearn.config import DeviceSettings
 from fedlearn.core.errors import Code, FedlearnError, Outage, SetupError
 from fedlearn.data.files import Columns
 from fedlearn.data.loaders import load_shard
-from fedlearn.data.shards import read_shard
+from fedlearn.data.shards import label_counts, read_shard
 from fedlearn.device.agent import Agent, Home
 from fedlearn.device.peers import ServerClient
 from fedlearn.protocol.messages import CheckIn, ComeBack, Unfit
@@ -101,7 +101,8 @@ def homes_of(settings: DeviceSettings, runtime: str) -> list[tuple[int | None, R
         else:
             place = _place(settings, ordinal)
             shard, name = read_shard(place, columns), place.name
-        return Home(slot, settings.dataset, shard, settings.seed, seed_name=name, runtime=runtime)
+        labels = label_counts(shard.train) if settings.tells_labels else None
+        return Home(slot, settings.dataset, shard, settings.seed, seed_name=name, runtime=runtime, labels=labels)
 
     slots = [None] if settings.count is None else list(range(settings.count))
     return [(slot, partial(read, slot)) for slot in slots]

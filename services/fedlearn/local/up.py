@@ -111,7 +111,7 @@ def _tell(console: Console, options: UpOptions, launcher: Launcher, directory: P
     assert launcher.deployment is not None
     addresses = launcher.deployment.addresses
     shown = Table(box=None, pad_edge=False, show_header=False)
-    shown.add_row("server", addresses.server_url, f"its API: {addresses.server_url}/docs")
+    shown.add_row("server", addresses.server_url, f"watch it in a browser; its API: {addresses.server_url}/docs")
     shown.add_row("aggregator", addresses.aggregator_url, f"its API: {addresses.aggregator_url}/docs")
     hosted = "" if options.manual else "device process: /healthz, /readyz, /metrics"
     for name, url in launcher.device_urls.items():

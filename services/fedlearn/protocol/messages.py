@@ -105,6 +105,10 @@ class CheckIn(Message):
     holdout_examples: Annotated[int, Field(ge=0, le=100_000_000)] = 0
     runtime: Annotated[str, Field(max_length=200, examples=["fedlearn 0.1.0, keras 3.12, tensorflow 2.21"])] = ""
     conditions: DeviceConditions = DeviceConditions()
+    labels: Annotated[
+        dict[str, Annotated[int, Field(ge=0)]] | None,
+        Field(max_length=1000, description="Examples a label; None unless the device's operator lets it say so."),
+    ] = None
     uploaded: Annotated[RoundName | None, Field(description="Where its last update went: not assigned again.")] = None
     speed: Speed | None = None
     unfit: Unfit | None = None

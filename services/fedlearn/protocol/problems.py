@@ -77,6 +77,7 @@ CATALOGUE: dict[Code, Entry] = {
     Code.DATABASE_UNAVAILABLE: Entry(503, "The database does not answer: try again later."),
     Code.SERVER_UNREACHABLE: Entry(503, "The server does not answer: check its address, and whether it runs."),
     Code.NOT_LEADER: Entry(503, "Another replica of the server leads the rounds: try again later."),
+    Code.TOO_MANY_PAGES: Entry(503, "Too many pages follow this server: close some of them."),
     Code.IDENTITY_UNAVAILABLE: Entry(503, "Tokens can't be checked now: see whether what checks them can be reached."),
     Code.CLUSTER_UNAVAILABLE: Entry(503, "The Kubernetes API does not answer: try again later."),
     Code.CLUSTER_DENIED: Entry(502, "The Kubernetes API refuses this: check the Role of the one who asks."),

@@ -9,7 +9,7 @@ from fedlearn.adapters.web import Probe
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.ports import ALIVE_STATES, ModelVersion, Task
-from fedlearn.core.rounds import OUTSTANDING, DeviceDropped, Event, Standing
+from fedlearn.core.rounds import OUTSTANDING, DeviceDropped, Event, Round, Standing
 from fedlearn.core.selection import Census
 from fedlearn.protocol.messages import Assignment, CheckIn
 from fedlearn.protocol.plans import Plan, read_plan
@@ -191,6 +191,10 @@ class Coordinator:
                 if device not in parts or participant.standing in OUTSTANDING:
                     parts[device] = runner.round.id, participant.standing
         return parts
+
+    def rounds(self) -> list[Round]:
+        """The latest round of each task that is driven here."""
+        return [runner.round for runner in self._runners.values() if runner.round is not None]
 
     async def cancel(self, task: TaskId) -> None:
         """End a task and abandon its running round."""

@@ -89,6 +89,7 @@ class Roster:
         self._clock, self._cluster = clock, cluster or NoCluster()
         self._visits: OrderedDict[DeviceId, Visit] = OrderedDict()
         self._holders: dict[str, _Holder] = {}
+        self.on_visit: Callable[[DeviceId], None] = lambda _device: None
 
     @property
     def visits(self) -> Mapping[DeviceId, Visit]:
@@ -135,6 +136,7 @@ class Roster:
     def _note(self, device: DeviceId, checkin: CheckIn) -> None:
         self._visits[device] = Visit(checkin, self._clock())
         self._visits.move_to_end(device)
+        self.on_visit(device)
 
     def _forget(self) -> None:
         limit = self._clock() - _FORGET_SECONDS

@@ -9,6 +9,7 @@ from fedlearn.core.ports import Clock, ObjectStore, RoundStore
 from fedlearn.core.rounds import Round
 from fedlearn.core.selection import Pace
 from fedlearn.protocol.tickets import TicketSigner
+from fedlearn.server.console.feed import Feed
 from fedlearn.server.fleet import Fleet
 from fedlearn.server.peers import AggregatorClient
 from fedlearn.server.speeds import Speeds
@@ -35,3 +36,4 @@ class Surroundings:
     pace: Pace = field(default_factory=Pace)
     listeners: tuple[RoundListener, ...] = ()
     speeds: Speeds = field(default_factory=Speeds)
+    feed: Feed = field(default_factory=Feed)

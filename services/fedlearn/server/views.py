@@ -80,7 +80,7 @@ def fleet_view(coordinator: Coordinator, roster: Roster, cluster: Cluster) -> Fl
     devices |= {DeviceId(name) for name in cluster.pods if name not in hosts}
     views = (
         _device_view(device, fleet.holds(device), parts.get(device), visits.get(device), cluster.pods.get(pod_of(device)))
-        for device in sorted(devices, key=_natural)
+        for device in sorted(devices, key=natural)
     )
     return FleetView(cluster=cluster.sight, devices=tuple(views))
 
@@ -101,6 +101,6 @@ def _device_view(
     )
 
 
-def _natural(device: DeviceId) -> list[tuple[int, str]]:
-    """device-2 comes before device-10."""
+def natural(device: DeviceId) -> list[tuple[int, str]]:
+    """A key to sort by: device-2 comes before device-10."""
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", device)]

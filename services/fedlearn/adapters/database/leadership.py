@@ -6,7 +6,7 @@ from fedlearn.adapters.database.engine import insert_new
 from fedlearn.adapters.database.signals import LEADER, announce
 from fedlearn.adapters.database.tables import leadership
 from fedlearn.core.errors import Code, Refusal
-from fedlearn.core.ports import Leader
+from fedlearn.core.replicas import Leader
 
 _ROW = 1
 

@@ -1,4 +1,4 @@
-"""`core.ports.LeaderLock` on PostgreSQL: an advisory lock of a session that lasts while its replica gives signs of life."""
+"""`core.replicas.LeaderLock` on PostgreSQL: an advisory lock of a session that lasts while its replica gives signs of life."""
 
 from contextlib import suppress
 

@@ -1,4 +1,4 @@
-"""`core.ports.Presences` on the server's database. Times are by the database's clock, which all replicas share."""
+"""`core.replicas.Presences` on the server's database. Times are by the database's clock, which all replicas share."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from fedlearn.adapters.database.engine import Database
 from fedlearn.adapters.database.signals import WAITING, announce
 from fedlearn.adapters.database.tables import presences
 from fedlearn.core.ids import DeviceId
-from fedlearn.core.ports import Presence
+from fedlearn.core.replicas import Presence
 
 
 class DatabasePresences:

@@ -1,4 +1,4 @@
-"""`core.ports.LeaderLock` in a cluster: a Lease, as Kubernetes' own controllers use it."""
+"""`core.replicas.LeaderLock` in a cluster: a Lease, as Kubernetes' own controllers use it."""
 
 import time
 from collections.abc import Callable

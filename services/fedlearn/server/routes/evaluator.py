@@ -51,5 +51,6 @@ def evaluator_routes(coordinator: Coordinator, gate: Gate, settings: ServerSetti
         await asyncio.to_thread(around.store.evaluate, TaskId(task), version, evaluation.metrics)
         metrics.scored(task, version, evaluation.metrics)
         coordinator.announce_versions()
+        around.feed.version(TaskId(task), version)
 
     return router
