@@ -66,6 +66,7 @@ class Following:
         self._named: set[TaskId] = set()
         self._all = False
         self._called = asyncio.Event()
+        self._reading = asyncio.Lock()  # so that what was read first is not shown last
 
     def read_again(self, task: TaskId | None = None) -> None:
         """This task, or with None any, may have changed."""
@@ -74,6 +75,15 @@ class Following:
         else:
             self._named.add(task)
         self._called.set()
+
+    async def read_now(self, task: TaskId) -> None:
+        """Return when the task is shown as it was stored at the time of the call, or later.
+
+        Raises:
+            Refusal: `task_unknown`.
+            Outage: `database_unavailable`.
+        """
+        await self._read({task})
 
     async def run(self) -> None:
         """Read what has changed, until cancelled; at first everything."""
@@ -101,15 +111,19 @@ class Following:
         self.tasks.clear()
 
     async def _read(self, named: set[TaskId] | None) -> None:
-        for stored in await asyncio.to_thread(_load, self._around.store, named):
-            task = stored.task
-            if stored.is_over and task.id not in self.tasks:
-                continue
-            if task.id not in self.tasks:
-                self.tasks[task.id] = FollowedTask(task, await self._plan(task.plan_digest), self._around)
-            self.tasks[task.id].follow(stored)
-            if stored.is_over:
-                del self.tasks[task.id]
+        async with self._reading:
+            for stored in await asyncio.to_thread(_load, self._around.store, named):
+                await self._show(stored)
+
+    async def _show(self, stored: _Stored) -> None:
+        task = stored.task
+        if stored.is_over and task.id not in self.tasks:
+            return
+        if task.id not in self.tasks:
+            self.tasks[task.id] = FollowedTask(task, await self._plan(task.plan_digest), self._around)
+        self.tasks[task.id].follow(stored)
+        if stored.is_over:
+            del self.tasks[task.id]
 
 
 def _load(store: RoundStore, named: set[TaskId] | None) -> list[_Stored]:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 
-from fedlearn.core.ids import DeviceId
+from fedlearn.core.ids import DeviceId, TaskId
 from fedlearn.core.ports import ALIVE_STATES, Task
 from fedlearn.core.rounds import OUTSTANDING, Phase, Round
 from fedlearn.protocol.messages import Assignment
@@ -22,6 +22,10 @@ class TaskWatch:
         self._assigner: Assigner | None = None
         self.cohort = Cohort(around.fleet, plan.dataset)
         self.round: Round | None = None
+
+    @property
+    def id(self) -> TaskId:
+        return self._task.id
 
     @property
     def is_over(self) -> bool:
