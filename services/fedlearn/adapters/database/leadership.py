@@ -7,7 +7,9 @@ from fedlearn.adapters.database.signals import LEADER, announce
 from fedlearn.adapters.database.tables import leadership
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.replicas import Leader
+from fedlearn.telemetry.logs import log
 
+_log = log(__name__)
 _ROW = 1
 
 
@@ -29,6 +31,7 @@ def check_epoch(connection: Connection, epoch: int) -> None:
     """
     current = select(leadership.c.epoch).where(leadership.c.id == _ROW).with_for_update(read=True)
     if connection.execute(current).scalar_one_or_none() != epoch:
+        _log.warning("a write is refused: it is of an epoch that is over", epoch=epoch, code=Code.NOT_LEADER)
         raise Refusal(Code.NOT_LEADER, f"Epoch {epoch} is over: another replica leads the rounds.")
 
 
