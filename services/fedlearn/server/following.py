@@ -16,7 +16,8 @@ from fedlearn.server.watch import TaskWatch
 from fedlearn.telemetry.logs import log
 
 _log = log(__name__)
-_PAUSE_SECONDS = 0.1  # between two readings: in a busy round every word of a device is a signal
+_PAUSE_SECONDS = 0.02  # between two readings, at least: in a busy round every word of a device is a signal
+_IDLE_SHARE = 4.0  # after each reading it rests so many times as long as that took
 _OUTAGE_PAUSE_SECONDS = 1.0
 _READ_ALL_SECONDS = 30.0
 
@@ -95,13 +96,14 @@ class Following:
             everything, named = self._all or not self._called.is_set(), self._named
             self._called.clear()
             self._all, self._named = False, set()
+            began = asyncio.get_running_loop().time()
             try:
                 await self._read(None if everything else named)
             except Outage as outage:
                 _log.warning("rounds can't be followed", code=outage.code, detail=outage.detail)
                 self.read_again()
                 await asyncio.sleep(_OUTAGE_PAUSE_SECONDS)
-            await asyncio.sleep(_PAUSE_SECONDS)
+            await asyncio.sleep(_PAUSE_SECONDS + _IDLE_SHARE * (asyncio.get_running_loop().time() - began))
 
     def leave(self) -> None:
         """Follow no task any more; who waits for one is answered."""
