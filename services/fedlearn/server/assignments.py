@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from fedlearn.core.ids import DeviceId
+from fedlearn.core.ids import DeviceId, RoundId
 from fedlearn.core.ports import ObjectStore, Task
 from fedlearn.core.rounds import Round
 from fedlearn.protocol.eligibility import DeviceDemands
@@ -31,6 +31,10 @@ class Assigner:
         self._task, self._round, self._signer, self._grace, self._steps = task, round_, signer, grace_seconds, steps
         seconds = int(round_.policy.reporting_timeout_seconds + grace_seconds)
         self._model_url = models.sign_get(round_.base.key, seconds=seconds)
+
+    @property
+    def round_id(self) -> RoundId:
+        return self._round.id
 
     def assign(self, device: DeviceId, seconds_left: float, now: float) -> Assignment:
         ticket = Ticket(

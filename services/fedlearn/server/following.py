@@ -44,8 +44,7 @@ class FollowedTask(TaskWatch):
         if round_ is None or round_ == before:
             self.announce()
             return
-        is_new = before is None or before.id != round_.id
-        if round_.phase is Phase.REPORTING and (is_new or self._assigner is None):
+        if round_.phase is Phase.REPORTING and not self.is_prepared(round_):
             self.prepare(round_)
         self.show(round_)
         if before is not None and before.id == round_.id:

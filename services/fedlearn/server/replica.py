@@ -5,6 +5,7 @@ import time
 
 from fedlearn.adapters.database import DatabasePresences, DatabaseRoundStore, Listener
 from fedlearn.adapters.database.signals import EVERYTHING, LEADER, TASK, VERSIONS, WAITING
+from fedlearn.adapters.http import spawn
 from fedlearn.core.errors import Code, Outage
 from fedlearn.core.ids import TaskId
 from fedlearn.core.replicas import LeaderLock
@@ -45,6 +46,7 @@ class Replica:
         self.forwarder = Forwarder(store, name, lambda: self._election.leads)
         self._listener: Listener | None = None
         self._work: list[asyncio.Task[None]] = []
+        self._running: set[asyncio.Task[None]] = set()
         self._following: asyncio.Task[None] | None = None
         coordinator.on_fenced = self._election.doubt
 
@@ -60,7 +62,7 @@ class Replica:
         self._listener = Listener(self._store.database, hear)
         self._listener.start()
         self._work = [
-            asyncio.create_task(work) for work in (self._election.run(), self._exchange.tell(), self._exchange.look())
+            spawn(work, self._running) for work in (self._election.run(), self._exchange.tell(), self._exchange.look())
         ]
 
     async def stop(self) -> None:
@@ -96,7 +98,7 @@ class Replica:
     async def follow(self) -> None:
         await self._coordinator.follow()
         if self._following is None:
-            self._following = asyncio.create_task(self._coordinator.following.run())
+            self._following = spawn(self._coordinator.following.run(), self._running)
 
     # --- signals
 

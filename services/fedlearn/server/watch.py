@@ -39,7 +39,7 @@ class TaskWatch:
     def assignment(self, device: DeviceId) -> Assignment | None:
         """The device's part in the running round, if it has one that it has not finished."""
         round_ = self.round
-        if round_ is None or round_.phase is not Phase.REPORTING or self._assigner is None:
+        if round_ is None or round_.phase is not Phase.REPORTING or self._assigner is None or not self.is_prepared(round_):
             return None
         participant = round_.participants.get(device)
         if participant is None or participant.standing not in OUTSTANDING:
@@ -65,6 +65,10 @@ class TaskWatch:
             async with asyncio.timeout(seconds):
                 await self._changed.wait()
 
+    def is_prepared(self, round_: Round) -> bool:
+        """Whether its devices can be given their assignments; an earlier round's are of no use."""
+        return self._assigner is not None and self._assigner.round_id == round_.id
+
     def prepare(self, round_: Round) -> None:
         """From now on the round's devices can be given their assignments."""
         around = self._around
@@ -75,8 +79,6 @@ class TaskWatch:
         """This is the task's round now, and it is durable."""
         self.round = round_
         self.cohort.follow(round_)
-        if round_.phase is Phase.SELECTION:
-            self._assigner = None
         feed = self._around.feed
         feed.round(round_)
         if round_.phase is Phase.COMMITTED and round_.aggregate is not None:
