@@ -213,7 +213,16 @@ class EvaluatorSettings(_Service):
     learner: Literal["keras", "synthetic"] = Field("keras", description="synthetic: made-up figures, for load and chaos.")
 
 
-Settings = TypeVar("Settings", bound=_Service)
+class BackupSettings(BaseSettings):
+    """What `fedlearn backup` and `fedlearn restore` read and write: the server's database and the models."""
+
+    model_config = SettingsConfigDict(env_prefix="FEDLEARN_", env_nested_delimiter="__", extra="ignore", frozen=True)
+
+    database_url: str = Field(description="The server's database.")
+    storage: StorageSettings = Field(description="A credential that reads models, or to restore, writes them.")
+
+
+Settings = TypeVar("Settings", bound=BaseSettings)
 
 
 def load(kind: type[Settings], **given: Any) -> Settings:

@@ -47,6 +47,16 @@ def test_a_device_that_goes_to_another_replica_is_there(presences: Presences) ->
     assert names(presences, "b") == []
 
 
+def test_late_word_that_a_device_waits_no_more_is_nothing_to_the_replica_where_it_waits(presences: Presences) -> None:
+    presences.put("a", [a_device("one")])
+    presences.put("b", [a_device("one")])
+    presences.put("a", [a_device("one", waiting=False)])
+    assert [(p.device, p.waiting) for p in presences.elsewhere("a")] == [("one", True)]
+    presences.put("b", [a_device("one", waiting=False)])
+    presences.put("a", [a_device("one", waiting=False)])
+    assert [(p.device, p.waiting) for p in presences.elsewhere("b")] == [("one", False)]
+
+
 def test_word_that_a_device_has_gone_is_nothing_to_the_replica_where_it_is_now(presences: Presences) -> None:
     presences.put("a", [a_device("one")])
     presences.put("b", [a_device("one")])

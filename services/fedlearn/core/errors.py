@@ -90,6 +90,7 @@ class Code(StrEnum):
     DISK_FULL = "disk_full"
     DATA_MISSING = "data_missing"
     DATA_CORRUPT = "data_corrupt"
+    BACKUP_REFUSED = "backup_refused"
     STORAGE_FAILED = "storage_failed"
     SERVICE_FAILED = "service_failed"
 

@@ -67,8 +67,11 @@ class Presences(Protocol):
     """
 
     def put(self, replica: str, present: Sequence[Presence], gone: Sequence[DeviceId] = ()) -> None:
-        """These devices were heard of at this replica, whatever another has said of them; of those, nobody knows any more
-        unless another replica does."""
+        """Note what this replica knows of these devices, and that it knows no more of those that are gone.
+
+        A device is where it was put last, but where it waits, until another replica says that it waits there: word that it
+        does not wait any more may be late.
+        """
         ...
 
     def elsewhere(self, replica: str) -> Sequence[Presence]:

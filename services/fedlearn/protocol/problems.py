@@ -86,6 +86,7 @@ CATALOGUE: dict[Code, Entry] = {
     Code.DISK_FULL: Entry(507, "The disk is full: make room."),
     Code.DATA_MISSING: Entry(500, "The dataset is not on this machine: fetch it first."),
     Code.DATA_CORRUPT: Entry(500, "The dataset's files are damaged: delete them and fetch them again."),
+    Code.BACKUP_REFUSED: Entry(409, "The backup can't be restored there, or is none."),
     Code.STORAGE_FAILED: Entry(500, "The embedded object storage did not start."),
     Code.SERVICE_FAILED: Entry(500, "A service of this run has ended by itself."),
 }  # fmt: skip

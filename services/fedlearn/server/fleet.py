@@ -97,7 +97,7 @@ class Fleet:
         self._members: dict[DeviceId, _Member] = {}
         self._clock = clock
         self._counts, self._count_until = Counter[str](), 0.0
-        self._reserved: set[DeviceId] = set()
+        self._reserved: dict[DeviceId, CheckIn | None] = {}
         self._is_leaving = is_leaving
         self._elsewhere: Mapping[DeviceId, Elsewhere] = {}
         self.on_change = on_change
@@ -187,13 +187,16 @@ class Fleet:
 
     def reserve(self, devices: Collection[DeviceId]) -> None:
         """Keep these devices for one round, so that no other selects them."""
-        self._reserved.update(devices)
+        for device in devices:
+            if device not in self._reserved:
+                self._reserved[device] = self._checkin_of(device)
 
     def release(self, devices: Collection[DeviceId]) -> None:
         """The round of these devices has ended, or they have left it."""
-        self._reserved.difference_update(devices)
         for device in devices:
-            self.expect(device, 0.0)
+            # where it comes back to, nobody knows: only here it is missed for a while
+            if (checkin := self._reserved.pop(device, None)) is not None:
+                self._members[device] = _Member(checkin, self._clock() + _BACK_SECONDS)
         self.on_change()
 
     def answer(self, device: DeviceId, assignment: Assignment) -> bool:
@@ -208,6 +211,10 @@ class Fleet:
         """Answer every held check-in with nothing: the server stops."""
         for waiter in self._waiters.values():
             self._settle(waiter, None)
+
+    def _checkin_of(self, device: DeviceId) -> CheckIn | None:
+        known = self._members.get(device) or self._elsewhere.get(device)
+        return None if known is None else known.checkin
 
     def _remember(self, device: DeviceId, checkin: CheckIn, waiting: bool, seconds: float) -> None:
         self._members[device] = _Member(checkin, self._clock() + seconds + _BACK_SECONDS)

@@ -50,7 +50,12 @@ def _upsert(connection: Connection, replica: str, present: Sequence[Presence]) -
         for presence in sorted(present, key=lambda presence: presence.device)
     ]
     columns = ("replica", "checkin", "waiting", "due", "seen_at")
-    change = insert.on_conflict_do_update(index_elements=["device"], set_={name: insert.excluded[name] for name in columns})
+    new = insert.excluded
+    change = insert.on_conflict_do_update(
+        index_elements=["device"],
+        set_={name: new[name] for name in columns},
+        where=new.waiting | (presences.c.replica == new.replica) | ~presences.c.waiting,
+    )
     connection.execute(change, rows)
 
 
