@@ -46,7 +46,7 @@ def back_up(database: Database, models: ObjectStore, out: IO[bytes]) -> Contents
         files: dict[str, IO[bytes]] = {}
 
         def open_file(name: str) -> IO[bytes]:
-            files[name] = kept.enter_context(tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES))
+            files[name] = _scratch(kept)
             return files[name]
 
         revision = dump(database, open_file)
@@ -119,17 +119,22 @@ def _read(
             found[name] = hashlib.sha256(body).hexdigest()
             sizes.append(len(body))
         else:
-            file = kept.enter_context(tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES))
+            files[name.removesuffix(".jsonl")] = file = _scratch(kept)
             shutil.copyfileobj(content, file)
             file.seek(0)
-            files[name.removesuffix(".jsonl")] = file
     complete = documents["complete.json"]
     if (complete["objects"], complete["object_bytes"]) != (len(sizes), sum(sizes)):
         raise ValueError("models are missing in it")
+    if set(documents["manifest.json"]["tables"]) != files.keys():
+        raise ValueError("tables are missing in it")
     for key, sha256 in _digests(files["model_versions"]).items():
         if found.get(key) != sha256:
             raise Refusal(Code.MODEL_MISMATCH, f"The backup's object {key} is damaged: the database is as it was.")
     return documents["manifest.json"], files, sizes
+
+
+def _scratch(kept: ExitStack) -> IO[bytes]:
+    return kept.enter_context(tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES))
 
 
 def _digests(versions: IO[bytes]) -> dict[str, str]:
