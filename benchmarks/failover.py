@@ -21,6 +21,8 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
+
 from fedlearn.adapters.database import DatabaseRoundStore
 from fedlearn.adapters.operator import OperatorClient
 from fedlearn.core.ids import RoundId
@@ -29,6 +31,7 @@ from fedlearn.core.rounds import Phase, Round
 from fedlearn.local.chaos import TASK, Arena
 from fedlearn.local.chaos_checks import faults, orphans, outcome
 from fedlearn.local.deployment import Environment, free_port
+from fedlearn.local.identities import SERVER_AUDIENCE
 from fedlearn.local.storage import LocalStorage
 from fedlearn.protocol.messages import Assignment
 from support.balancer import Balancer
@@ -101,6 +104,18 @@ class Servers(Arena):
         self._launch(name)
         self._wait_until_ready(name)
 
+    def give_up(self, leader: Leader, round_: Round) -> int:
+        """Tell just this server, as the aggregator, that the round has failed; the status of its answer."""
+        token = self._deployment.identities.prepare().mint("fedlearn-aggregator", "aggregator-0", SERVER_AUDIENCE, 3600)
+        answer = httpx.put(
+            f"{leader.address}/v1/rounds/{round_.id}/failure",
+            json={"code": "internal", "detail": "The benchmark says so."},
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=60,
+            trust_env=False,
+        )
+        return answer.status_code
+
     def refused(self, leader: Leader) -> int:
         """How many writes of its the fence has refused, by the log of its server."""
         lines = self._running[self.urls[leader.address]].log.read_text().splitlines()
@@ -135,22 +150,26 @@ def kill(servers: Servers, kills: int) -> None:
 
 
 def stop(servers: Servers, stops: int) -> None:
+    """What reaches the stopped leader meanwhile, it takes up when it wakes: word that its round has failed."""
     print(f"\n{stops} SIGSTOPs of the leader, each until its lease was over and another led:")
     for _ in range(stops):
         round_, leader = servers.aim(Phase.REPORTING), servers.leader()
         servers.send(leader, signal.SIGSTOP)
-        try:
-            seconds = servers.after(leader)
-            time.sleep(1.0)
-        finally:
-            servers.send(leader, signal.SIGCONT)
+        with ThreadPoolExecutor(1) as threads:
+            try:
+                late = threads.submit(servers.give_up, leader, round_)
+                seconds = servers.after(leader)
+                time.sleep(1.0)
+            finally:
+                servers.send(leader, signal.SIGCONT)
+            answer = late.result(60)
         new = servers.leader()
-        time.sleep(3.0)
-        assert servers.leader() == new, "the woken server took the lead back"
         servers.wait(lambda n=round_.id.number: servers.round(n).phase.ended, "the round to end", WAIT_SECONDS)
+        assert servers.leader() == new, "the woken server took the lead back"
         print(
-            f"  another leads after {seconds[0]:.2f} s; of the woken one {servers.refused(leader)} writes were refused; "
-            f"the round: {outcome(servers.round(round_.id.number))}",
+            f"  another leads after {seconds[0]:.2f} s; the woken one was told to give up the round: its answer was {answer}, "
+            f"the fence has refused {servers.refused(leader)} writes of its, and the round: "
+            f"{outcome(servers.round(round_.id.number))}",
             flush=True,
         )
 
