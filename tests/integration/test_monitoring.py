@@ -1,9 +1,11 @@
 """Every dashboard's panel and every alert, asked of a real Prometheus that scrapes a real run."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -91,6 +93,22 @@ def live(world: World, prometheus: Prometheus) -> None:
 def test_every_panel_shows_something(prometheus: Prometheus, query: Query, record_property: Any) -> None:
     expression = filled(query.expression)
     record_property("returned", told(wait_for(lambda: prometheus.numbers(expression), expression, 20)))
+
+
+def test_a_latency_leaves_out_the_routes_that_wait_for_something_to_happen(prometheus: Prometheus) -> None:
+    """Held at will, they would show how long nothing happened."""
+    document = httpx.get(f"{prometheus.url_of('server')}/openapi.json", trust_env=False).json()
+    held = {
+        f"{method.upper()} {path}"
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+        if any(parameter["name"] == "wait_seconds" for parameter in operation.get("parameters", ()))
+    }
+    assert held
+    for query in QUERIES:
+        if query.panel in ("Latency", "Slowest routes") and "fedlearn_http_request_seconds" in query.expression:
+            left_out = {route for group in re.findall(r'route!~"([^"]*)"', query.expression) for route in group.split("|")}
+            assert held <= left_out
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)

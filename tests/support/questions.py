@@ -74,8 +74,9 @@ def variables(dashboard: Any) -> dict[str, tuple[str, str]]:
 
 
 def told(samples: Samples, many: int = _MANY) -> str:
-    """What came back, in one line: the labels that differ, and the values."""
-    said = [f"{_legend(labels)}{value:.4g}" for labels, value in samples[:many]]
+    """What came back, in one line: labels and values, the largest first."""
+    ordered = sorted(samples, key=lambda sample: -sample[1])
+    said = [f"{_legend(labels)}{value:.4g}" for labels, value in ordered[:many]]
     return "; ".join(said) + (f"; … {len(samples)} in all" if len(samples) > many else "")
 
 
@@ -85,5 +86,5 @@ def ask_all(ask: Callable[[str], Samples], expressions: Sequence[str]) -> dict[s
 
 
 def _legend(labels: Mapping[str, str]) -> str:
-    kept = [value for name, value in labels.items() if name not in _UNSAID and value]
+    kept = dict.fromkeys(value for name, value in labels.items() if name not in _UNSAID and value)
     return " ".join(kept) + " " if kept else ""
