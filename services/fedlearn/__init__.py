@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from fedlearn.data.shards import as_examples, read_shard, write_shard
     from fedlearn.data.shards import cut as cut_shards
     from fedlearn.learning.tasks import Task
+    from fedlearn.protocol.aggregations import name_aggregation as aggregation
     from fedlearn.protocol.messages import FleetView, Policy, RoundView, TaskView, VersionView
-    from fedlearn.protocol.plans import Aggregation, UpdateFormat
+    from fedlearn.protocol.plans import UpdateFormat
 
 __all__ = [
-    "Aggregation",
     "Client",
     "Code",
     "Examples",
@@ -40,6 +40,7 @@ __all__ = [
     "UpdateFormat",
     "VersionView",
     "__version__",
+    "aggregation",
     "as_examples",
     "connect",
     "cut_shards",
@@ -59,11 +60,12 @@ _ROOMS = {
     "fedlearn.data.partitioners": ("NaturalIdPartitioner", "Partitioner", "make_partitioner"),
     "fedlearn.data.shards": ("as_examples", "cut_shards", "read_shard", "write_shard"),
     "fedlearn.learning.tasks": ("Task",),
+    "fedlearn.protocol.aggregations": ("aggregation",),
     "fedlearn.protocol.messages": ("FleetView", "Policy", "RoundView", "TaskView", "VersionView"),
-    "fedlearn.protocol.plans": ("Aggregation", "UpdateFormat"),
+    "fedlearn.protocol.plans": ("UpdateFormat",),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
-_THERE = {"cut_shards": "cut", "find_dataset": "find"}
+_THERE = {"aggregation": "name_aggregation", "cut_shards": "cut", "find_dataset": "find"}
 """Names that need their room to be understood are longer here."""
 
 

@@ -127,3 +127,10 @@ def take_part(device: HandDevice, plan: Plan) -> None:
     device.upload(assignment, device.sealed(assignment, random_update(plan, seed=1), plan))
     device.server.close()
     device.aggregator.close()
+
+
+def test_a_rule_that_needs_more_updates_than_the_goal_is_refused(operator: OperatorClient) -> None:
+    plan = small_plan(aggregation={"strategy": "fedavg", "rule": {"name": "multi_krum", "byzantine": 1}})
+    with pytest.raises(Refusal, match="needs 5 updates or more; the policy's goal is 4") as refusal:
+        operator.submit("krum", plan, random_model(plan), policy=Policy(goal=4))
+    assert refusal.value.code is Code.PLAN_INVALID

@@ -30,34 +30,42 @@ IDENTITY = Ed25519PrivateKey.generate()
 class SealedRound:
     """The descriptor and the key of a round, and the bucket that its updates go to."""
 
-    def __init__(self, store: MemoryObjectStore, key: SealingKey | None = None) -> None:
-        self.store, self.plan, self.id = store, PLAN, ROUND
-        self.key = key or SealingKey.generate(ROUND)
+    def __init__(
+        self,
+        store: MemoryObjectStore,
+        key: SealingKey | None = None,
+        *,
+        plan: Plan = PLAN,
+        base: ModelRef = BASE,
+        round_id: RoundId = ROUND,
+    ) -> None:
+        self.store, self.plan, self.base, self.id = store, plan, base, round_id
+        self.key = key or SealingKey.generate(round_id)
         self.descriptor = Descriptor(
-            task=ROUND.task,
-            round=ROUND.number,
-            plan=PLAN.model_dump(mode="json"),
-            base=Model.of(BASE),
+            task=round_id.task,
+            round=round_id.number,
+            plan=plan.model_dump(mode="json"),
+            base=Model.of(base),
             kid=self.key.kid,
             wrapped_key=base64.b64encode(self.key.wrap(IDENTITY)).decode(),
         )
 
-    def seal(self, device: DeviceId, update: Update, plan: Plan = PLAN, **context: Any) -> bytes:
+    def seal(self, device: DeviceId, update: Update, plan: Plan | None = None, **context: Any) -> bytes:
         """An update as `device` would seal it; `context` replaces what it is sealed for."""
         given = {
-            "task": ROUND.task,
-            "round": ROUND.number,
+            "task": self.id.task,
+            "round": self.id.number,
             "device": device,
-            "plan_digest": PLAN.digest,
-            "base_sha256": BASE.sha256,
+            "plan_digest": self.plan.digest,
+            "base_sha256": self.base.sha256,
             **context,
         }
-        return seal(update, key=self.key.public, context=UpdateContext(**given), format=plan.update)
+        return seal(update, key=self.key.public, context=UpdateContext(**given), format=(plan or self.plan).update)
 
     def upload(self, device: DeviceId, body: bytes) -> str:
         """Put the bytes where the device's update belongs; returns their digest."""
         sha256 = hashlib.sha256(body).hexdigest()
-        self.store.put(update_key(ROUND, device, sha256), body)
+        self.store.put(update_key(self.id, device, sha256), body)
         return sha256
 
     def bring(self, device: DeviceId, update: Update) -> str:

@@ -1,26 +1,31 @@
 """One round's running sum: fetch an update, open and check all of it, and only then fold it.
 
 A refused update leaves the totals untouched. Of a device's updates the first that is folded counts; whatever is told twice is
-folded once. Memory is a small constant times the model, however many updates come.
+folded once. Memory is a small constant times the model, however many updates come. With a robust rule there is no sum: the
+updates are checked and counted as they come, and combined by `gathering` at the close.
 """
 
 import hashlib
 import threading
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
 
+from fedlearn.aggregator.gathering import Sealed, SealedBlocks, combine, fetchers
 from fedlearn.aggregator.layout import Descriptor, update_key
-from fedlearn.core.aggregation import WeightedSum
+from fedlearn.aggregator.strategies import rule_of
+from fedlearn.core.aggregation import Combined, Tally, Total, WeightedSum
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import DeviceId
 from fedlearn.core.ports import ObjectStore
+from fedlearn.core.robust import Floats
 from fedlearn.core.updates import Update, Vector, validate_update
 from fedlearn.protocol.envelope import UpdateContext, layout_of, open_update
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingKey
-from fedlearn.telemetry import metrics
+from fedlearn.telemetry.metrics import aggregator as metrics
 
 _MAY_PASS = frozenset({Code.UPDATE_MISSING, Code.UPDATE_DIGEST, Code.UPDATE_REPEATED})  # not a fault of the bytes themselves
 
@@ -63,7 +68,8 @@ class Folding:
         self.descriptor, self.plan, self.key = descriptor, plan, key
         self._updates, self._buffers = updates, Buffers(plan.parameters)
         self._lock = threading.Lock()
-        self._sum = WeightedSum(plan.parameters)
+        self._sum: Tally = WeightedSum(plan.parameters) if plan.aggregation.rule is None else Tally()
+        self._examples: dict[DeviceId, int] = {}
         self._folded: dict[DeviceId, str] = {}
         self._refused: dict[DeviceId, Code] = {}
         self._busy: set[tuple[DeviceId, str]] = set()
@@ -118,52 +124,77 @@ class Folding:
             with self._lock:
                 self._busy.discard((device, sha256))
 
-    def total(self, contributors: Mapping[DeviceId, str]) -> WeightedSum:
-        """The sum over exactly these updates; what is folded already is used if it is exactly that.
+    def total(self, contributors: Mapping[DeviceId, str]) -> Total:
+        """What exactly these updates give; what is folded already is used if it is exactly that.
 
         Raises:
-            Refusal: when one of them can't be folded any more.
+            Refusal: when one of them can't be folded any more; `too_few_for_rule`.
             Outage: `storage_unavailable`.
         """
         with self._lock:
-            if self._folded == contributors:
-                return self._sum
+            # in the record's order: a float64 sum in another one may differ in its last bit
+            if list(self._folded.items()) == list(contributors.items()):
+                total = self._sum
+                if isinstance(total, WeightedSum):
+                    return total
+                tally, examples = copy(total), np.array(list(self._examples.values()), np.float64)
+                return Combined(tally, self._combine(contributors, examples))
         exact = Folding(self.descriptor, self.plan, self.key, self._updates)
         for device, sha256 in contributors.items():
             exact.consider(device, sha256)
-        return exact._sum
+        return exact.total(contributors)
+
+    def _combine(self, contributors: Mapping[DeviceId, str], examples: Floats) -> Floats:
+        aggregation = self.plan.aggregation
+        assert aggregation.rule is not None
+        if len(contributors) < aggregation.least_reports:
+            raise Refusal(
+                Code.TOO_FEW_FOR_RULE,
+                f"{len(contributors)} updates are in; {aggregation.rule.name} as the plan has it needs at least "
+                f"{aggregation.least_reports}.",
+            )
+        sealed = [
+            Sealed(update_key(self.descriptor.id, device, sha256), self._context(device))
+            for device, sha256 in contributors.items()
+        ]
+        with fetchers() as threads:
+            blocks = SealedBlocks(sealed, self.plan, self.key, self._updates, threads)
+            return combine(rule_of(aggregation.rule), blocks, examples)
+
+    def _context(self, device: DeviceId) -> UpdateContext:
+        return UpdateContext(
+            task=self.descriptor.task,
+            round=self.descriptor.round,
+            device=device,
+            plan_digest=self.plan.digest,
+            base_sha256=self.descriptor.base.sha256,
+        )
 
     def _open(self, device: DeviceId, sha256: str, buffer: Vector) -> Update:
-        descriptor = self.descriptor
         with metrics.FETCH_SECONDS.time():
             try:
-                blob = self._updates.get(update_key(descriptor.id, device, sha256), length=self.max_update_bytes + 1)
+                blob = self._updates.get(update_key(self.descriptor.id, device, sha256), length=self.max_update_bytes + 1)
             except Refusal as refusal:
                 if refusal.code is Code.NOT_FOUND:
                     raise Refusal(Code.UPDATE_MISSING, f"The update of {device} is not in object storage.") from refusal
                 raise
+        metrics.UPDATES_RECEIVED.inc()
         metrics.UPDATE_BYTES.inc(len(blob))
         if len(blob) > self.max_update_bytes:
             raise Refusal(Code.UPDATE_TOO_LARGE, f"The plan's updates have at most {self.max_update_bytes} bytes.")
-        with metrics.FOLD_SECONDS.time():
+        with metrics.OPEN_SECONDS.time():
             if hashlib.sha256(blob).hexdigest() != sha256:
                 raise Refusal(Code.UPDATE_DIGEST, f"The update of {device} does not have the digest {sha256}.")
-            context = UpdateContext(
-                task=descriptor.task,
-                round=descriptor.round,
-                device=device,
-                plan_digest=self.plan.digest,
-                base_sha256=descriptor.base.sha256,
-            )
-            update = open_update(blob, key=self.key, context=context, plan=self.plan, out=buffer)
+            update = open_update(blob, key=self.key, context=self._context(device), plan=self.plan, out=buffer)
             validate_update(update, parameters=self.plan.parameters, max_examples=self.plan.max_examples)
         return update
 
     def _fold(self, device: DeviceId, sha256: str, update: Update) -> None:
-        with self._lock, metrics.FOLD_SECONDS.time():
+        with metrics.FOLD_SECONDS.time(), self._lock:
             if device in self._folded:
                 raise Refusal(Code.UPDATE_REPEATED, f"Another update of {device} is counted already.")
             self._sum.fold(update)
             self._folded[device] = sha256
+            self._examples[device] = update.examples
             self._refused.pop(device, None)
         metrics.UPDATES.labels("folded").inc()

@@ -76,6 +76,11 @@ def model_key(task: TaskId, number: int, sha256: str) -> str:
     return f"{task}/models/{number:08d}-{sha256}.safetensors"
 
 
+def state_key(task: TaskId, sha256: str) -> str:
+    """The key of a server optimizer's state; the model file that it belongs to names this digest."""
+    return f"{task}/states/{sha256}.safetensors"
+
+
 def read_round(key: str) -> RoundId | None:
     """The round whose thing lies under this key, None for a foreign key."""
     parts = key.split("/")

@@ -1,18 +1,31 @@
-"""From a closed sum to the next model: the server optimizer, and the object under a key that carries its digest."""
+"""From a closed sum to the next model: the server optimizer, and the objects under keys that carry their digests."""
 
 import hashlib
+from typing import NamedTuple
 
-from fedlearn.aggregator.layout import Descriptor, model_key
-from fedlearn.core.aggregation import WeightedSum
+import numpy as np
+
+from fedlearn.aggregator.layout import Descriptor, model_key, state_key
+from fedlearn.aggregator.strategies import optimizer_of
+from fedlearn.core.aggregation import Total
 from fedlearn.core.errors import Code, Refusal
-from fedlearn.core.ids import DeviceId
+from fedlearn.core.ids import DeviceId, TaskId, is_digest
 from fedlearn.core.ports import ObjectStore
 from fedlearn.core.rounds import ModelRef
-from fedlearn.core.strategies import FedAvg
+from fedlearn.core.strategies import State, Step
 from fedlearn.core.updates import Vector
 from fedlearn.protocol.messages import Model, RoundResult
 from fedlearn.protocol.plans import Plan
-from fedlearn.protocol.tensors import decode_vector, encode_model, unflatten
+from fedlearn.protocol.states import decode_state, encode_state
+from fedlearn.protocol.tensors import decode_vector, encode_model, state_of, unflatten
+
+
+class _Base(NamedTuple):
+    """The model that a round began with, and the server optimizer's state at it."""
+
+    sha256: str
+    weights: Vector
+    state: State
 
 
 class Publisher:
@@ -24,31 +37,64 @@ class Publisher:
 
     def __init__(self, models: ObjectStore) -> None:
         self._models = models
-        self._last: tuple[str, Vector] | None = None
+        self._last: _Base | None = None
 
-    def publish(self, descriptor: Descriptor, plan: Plan, total: WeightedSum, contributors: list[DeviceId]) -> RoundResult:
-        """Apply the plan's strategy to the base model and the mean delta, and write the next version.
+    def publish(self, descriptor: Descriptor, plan: Plan, total: Total, contributors: list[DeviceId]) -> RoundResult:
+        """Apply the plan's strategy to the base model and the round's delta, and write the next version.
 
         Raises:
-            Refusal: `model_mismatch` when the base is not what the descriptor says.
+            Refusal: `model_mismatch` when the base or its state is not what the descriptor says; `aggregate_not_finite`.
             Outage: `storage_unavailable`.
         """
-        optimizer = FedAvg(plan.aggregation.server_learning_rate)
-        vector = optimizer.step(self._base(descriptor, plan), total.mean())
-        body = encode_model(unflatten(vector, plan), plan)
+        task = TaskId(descriptor.task)
+        base = self._base(descriptor, plan)
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is checked
+            step = optimizer_of(plan.aggregation).step(base.weights, total.mean(), base.state)
+        _check_finite(step)
+        state = self._put_state(task, step.state)  # before the model, so that no model names a state that is not there
+        body = encode_model(unflatten(step.weights, plan), plan, state)
         sha256 = hashlib.sha256(body).hexdigest()
-        ref = ModelRef(descriptor.base.version + 1, model_key(descriptor.id.task, descriptor.round, sha256), sha256, len(body))
+        ref = ModelRef(descriptor.base.version + 1, model_key(task, descriptor.round, sha256), sha256, len(body))
         self._models.put(ref.key, body)
-        self._last = (sha256, vector)
+        self._last = _Base(sha256, step.weights, step.state)
         return RoundResult(
             model=Model.of(ref), contributors=tuple(contributors), examples=total.examples, metrics=total.metrics()
         )
 
-    def _base(self, descriptor: Descriptor, plan: Plan) -> Vector:
+    def _base(self, descriptor: Descriptor, plan: Plan) -> _Base:
         base = descriptor.base
-        if self._last is not None and self._last[0] == base.sha256:
-            return self._last[1]
-        body = self._models.get(base.key)
-        if hashlib.sha256(body).hexdigest() != base.sha256:
-            raise Refusal(Code.MODEL_MISMATCH, f"The model at {base.key!r} does not have the digest that the server names.")
-        return decode_vector(body, plan)
+        if self._last is not None and self._last.sha256 == base.sha256:
+            return self._last
+        body = self._get(base.key, base.sha256)
+        weights = decode_vector(body, plan)
+        return _Base(base.sha256, weights, self._get_state(TaskId(descriptor.task), state_of(body), plan))
+
+    def _put_state(self, task: TaskId, state: State) -> str | None:
+        if not state:
+            return None
+        body = encode_state(state)
+        sha256 = hashlib.sha256(body).hexdigest()
+        self._models.put(state_key(task, sha256), body)
+        return sha256
+
+    def _get_state(self, task: TaskId, sha256: str | None, plan: Plan) -> State:
+        names = optimizer_of(plan.aggregation).keeps
+        if sha256 is None or not names:
+            return {}
+        if not is_digest(sha256):
+            raise Refusal(Code.MODEL_MISMATCH, f"The base model names {sha256!r} as its state, which is no digest.")
+        return decode_state(self._get(state_key(task, sha256), sha256), plan, names)
+
+    def _get(self, key: str, sha256: str) -> bytes:
+        body = self._models.get(key)
+        if hashlib.sha256(body).hexdigest() != sha256:
+            raise Refusal(Code.MODEL_MISMATCH, f"The object at {key!r} does not have the digest {sha256}.")
+        return body
+
+
+def _check_finite(step: Step) -> None:
+    if not all(np.isfinite(vector).all() for vector in (step.weights, *step.state.values())):
+        raise Refusal(
+            Code.AGGREGATE_NOT_FINITE,
+            "The next model would hold NaN or infinity: lower the server's learning rate, or choose a robust rule.",
+        )

@@ -7,6 +7,7 @@ a close that was begun.
 import asyncio
 import base64
 import json
+import sys
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -39,8 +40,8 @@ from fedlearn.core.ports import ObjectStore, UploadGrant
 from fedlearn.protocol.messages import RoundOpening, RoundResult, UpdatesReport
 from fedlearn.protocol.plans import Plan, read_plan
 from fedlearn.protocol.sealing import SealingKey, SignedSealingKey
-from fedlearn.telemetry import metrics
 from fedlearn.telemetry.logs import about, log
+from fedlearn.telemetry.metrics import aggregator as metrics
 
 _log = log(__name__)
 Result = TypeVar("Result")
@@ -147,9 +148,11 @@ class Rounds:
         """Open a round, or find it open. Older rounds of the task have ended, so they are swept.
 
         Raises:
-            Refusal: `plan_invalid`; `round_conflict` when it is open with another plan or base; `aggregator_key_lost`.
+            Refusal: `plan_invalid`; `cohort_too_small` for a rule whose result mixes fewer updates than `min_cohort`;
+                `round_conflict` when it is open with another plan or base; `aggregator_key_lost`.
         """
         plan = read_plan(json.dumps(opening.plan))
+        self._check_cohort(plan, sys.maxsize)  # a rule that takes one update of any number: nobody should train for that
         async with self._opening:
             for older in [known for known in self._rounds if known.task == round_id.task and known.number < round_id.number]:
                 self._chore(self._sweeper.now_and_later(older))
@@ -365,16 +368,19 @@ class Rounds:
         return result
 
     async def _publish(self, round_: OpenRound, record: CloseRecord) -> RoundResult:
-        if len(record.contributors) < self._min_cohort:
-            raise Refusal(
-                Code.COHORT_TOO_SMALL,
-                f"{len(record.contributors)} devices are in; no aggregate of fewer than {self._min_cohort} is published.",
-            )
         folding = round_.folding
+        self._check_cohort(folding.plan, len(record.contributors))
         total = await self._in_thread(folding.total, record.contributors)
         return await self._in_thread(
             self._publisher.publish, folding.descriptor, folding.plan, total, sorted(record.contributors)
         )
+
+    def _check_cohort(self, plan: Plan, reports: int) -> None:
+        if (mixed := plan.aggregation.mixed(reports)) < self._min_cohort:
+            raise Refusal(
+                Code.COHORT_TOO_SMALL,
+                f"{mixed} devices' updates would be in the result; none of fewer than {self._min_cohort} is published.",
+            )
 
     async def _close_record(self, round_id: RoundId) -> CloseRecord:
         return CloseRecord.model_validate_json(await self._in_thread(self._updates.get, close_key(round_id)))

@@ -40,7 +40,7 @@ def server_routes(rounds: Rounds, gate: Gate, settings: AggregatorSettings) -> A
     @router.put(
         "/rounds/{task}/{number}",
         summary="Open a round.",
-        responses=problems(*refusals, Code.PLAN_INVALID, Code.ROUND_CONFLICT, Code.AGGREGATOR_KEY_LOST),
+        responses=problems(*refusals, Code.PLAN_INVALID, Code.COHORT_TOO_SMALL, Code.ROUND_CONFLICT, Code.AGGREGATOR_KEY_LOST),
     )
     async def open_round(task: TaskName, number: RoundNumber, opening: RoundOpening) -> RoundOpen:
         return _shown(await rounds.open(RoundId(TaskId(task), number), opening))

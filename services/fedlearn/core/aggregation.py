@@ -4,6 +4,7 @@ FedAvg, McMahan et al. 2017, algorithm 1: w_{t+1} = w_t + sum_k (n_k / n) delta_
 """
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,52 @@ from fedlearn.core.updates import Update
 _WINDOW = 1 << 16  # elements; a window of the sum, of the delta and of the product stay in the L2 cache
 
 
+class Total(Protocol):
+    """What a closed round gives: one delta, and what its devices said of themselves."""
+
+    @property
+    def examples(self) -> int: ...
+
+    def mean(self) -> npt.NDArray[np.float64]:
+        """The round's delta, shape (parameters,)."""
+        ...
+
+    def metrics(self) -> dict[str, float]: ...
+
+
 @dataclass(slots=True)
-class WeightedSum:
+class Tally:
+    """How many updates, and what they say of themselves; it keeps no delta."""
+
+    examples: int = field(init=False, default=0)
+    updates: int = field(init=False, default=0)
+    holdout_examples: int = field(init=False, default=0)
+    _metrics: dict[str, float] = field(init=False, default_factory=dict)
+
+    def fold(self, update: Update) -> None:
+        """Count one validated update."""
+        self.examples += update.examples
+        self.updates += 1
+        self.holdout_examples += update.holdout_examples
+        for name, value in update.metrics.items():
+            self._metrics[name] = self._metrics.get(name, 0.0) + update.holdout_examples * value
+
+    def metrics(self) -> dict[str, float]:
+        """The hold-out metrics as means weighted by the number of held-out examples; empty if none was held out."""
+        if self.holdout_examples == 0:
+            return {}
+        return {name: value / self.holdout_examples for name, value in self._metrics.items()}
+
+    def _merge(self, other: "Tally") -> None:
+        self.examples += other.examples
+        self.updates += other.updates
+        self.holdout_examples += other.holdout_examples
+        for name, value in other._metrics.items():
+            self._metrics[name] = self._metrics.get(name, 0.0) + value
+
+
+@dataclass(slots=True)
+class WeightedSum(Tally):
     """The sum of n_k * delta_k and of n_k, in float64, so that the order of arrival changes nothing that float32 can show.
 
     Args:
@@ -23,11 +68,7 @@ class WeightedSum:
     """
 
     parameters: int
-    examples: int = 0
-    updates: int = 0
-    holdout_examples: int = 0
     _sum: npt.NDArray[np.float64] = field(init=False, repr=False)
-    _metrics: dict[str, float] = field(init=False, default_factory=dict)
     _product: npt.NDArray[np.float64] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -42,11 +83,7 @@ class WeightedSum:
             product = self._product[: len(delta)]
             np.multiply(delta, weight, out=product, dtype=np.float64)  # in float32 the product would lose what the sum keeps
             self._sum[start : start + len(delta)] += product
-        self.examples += update.examples
-        self.updates += 1
-        self.holdout_examples += update.holdout_examples
-        for name, value in update.metrics.items():
-            self._metrics[name] = self._metrics.get(name, 0.0) + update.holdout_examples * value
+        Tally.fold(self, update)
 
     def __add__(self, other: "WeightedSum") -> "WeightedSum":
         if self.parameters != other.parameters:
@@ -54,11 +91,7 @@ class WeightedSum:
         merged = WeightedSum(self.parameters)
         np.add(self._sum, other._sum, out=merged._sum)
         for part in (self, other):
-            merged.examples += part.examples
-            merged.updates += part.updates
-            merged.holdout_examples += part.holdout_examples
-            for name, value in part._metrics.items():
-                merged._metrics[name] = merged._metrics.get(name, 0.0) + value
+            merged._merge(part)
         return merged
 
     def mean(self) -> npt.NDArray[np.float64]:
@@ -71,8 +104,20 @@ class WeightedSum:
             raise Refusal(Code.TOO_FEW_REPORTS, "There is no update to take the mean of.")
         return self._sum / self.examples
 
+
+@dataclass(frozen=True, slots=True)
+class Combined:
+    """What another rule than the weighted mean makes of a round's updates."""
+
+    tally: Tally
+    delta: npt.NDArray[np.float64]
+
+    @property
+    def examples(self) -> int:
+        return self.tally.examples
+
+    def mean(self) -> npt.NDArray[np.float64]:
+        return self.delta
+
     def metrics(self) -> dict[str, float]:
-        """The hold-out metrics as means weighted by the number of held-out examples; empty if none was held out."""
-        if self.holdout_examples == 0:
-            return {}
-        return {name: value / self.holdout_examples for name, value in self._metrics.items()}
+        return self.tally.metrics()

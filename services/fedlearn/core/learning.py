@@ -96,8 +96,13 @@ class Learner(Protocol):
         """The means of the plan's loss and metrics over `examples`; an empty mapping for no examples."""
         ...
 
-    def train(self, weights: Weights, examples: Examples, seed: int, stop: Stop | None = None) -> Weights:
+    def train(
+        self, weights: Weights, examples: Examples, seed: int, stop: Stop | None = None, *, steps: int | None = None
+    ) -> Weights:
         """Train from `weights` as the plan says and return the new weights; the same seed gives the same weights.
+
+        Args:
+            steps: only the first so many steps; None for all of them.
 
         Raises:
             Refusal: `training_failed` when the loss or a weight is not finite.

@@ -4,7 +4,8 @@ import asyncio
 import contextvars
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from fedlearn.adapters.http import first_of, persist
@@ -13,26 +14,22 @@ from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.learning import Shard, Stop, Weights
 from fedlearn.core.updates import Update
+from fedlearn.core.workload import within
 from fedlearn.device.peers import AggregatorClient
+from fedlearn.device.sessions import Session
 from fedlearn.device.workshop import Tools, Workshop
 from fedlearn.protocol.eligibility import DeviceConditions
 from fedlearn.protocol.envelope import UpdateContext, seal
-from fedlearn.protocol.messages import (
-    Assignment,
-    CheckIn,
-    ComeBack,
-    DropOut,
-    RoundName,
-    UploadDone,
-    UploadRequest,
-)
+from fedlearn.protocol.messages import Assignment, CheckIn, ComeBack, DropOut, RoundName, Speed, UploadDone, UploadRequest
+from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingPublicKey
 from fedlearn.protocol.tensors import flatten
-from fedlearn.telemetry import metrics
 from fedlearn.telemetry.logs import about, log
+from fedlearn.telemetry.metrics import device as metrics
 
 _log = log(__name__)
 _TELL_SECONDS = 5.0
+_LEAST_SECONDS = 1e-6
 _ASK_AGAIN_SECONDS = 0.5
 _LOOK_SECONDS = 1.0
 _NOBODY_TO_TELL = frozenset({Code.ROUND_CLOSED, Code.NOT_SELECTED, Code.TASK_UNKNOWN})
@@ -48,6 +45,7 @@ class Home:
 
     Args:
         slot: which of the devices of its process, None where it is the only one.
+        labels: examples a label, None unless the server is to know.
         seed_name: with the seed and the round it seeds local training; the same for the same shard wherever it is hosted.
     """
 
@@ -57,6 +55,7 @@ class Home:
     seed: int
     seed_name: str
     runtime: str
+    labels: Mapping[str, int] | None = None
 
 
 class Agent:
@@ -73,12 +72,15 @@ class Agent:
         self._home, self._workshop, self._aggregator = home, workshop, aggregator
         self._conditions = conditions
         self._uploaded: RoundName | None = None
+        self._speed: Speed | None = None
+        self._session = Session()
         self._checkin = CheckIn(
             slot=home.slot,
             dataset=home.dataset,
             examples=len(home.shard.train),
             holdout_examples=len(home.shard.holdout),
             runtime=home.runtime,
+            labels=None if home.labels is None else dict(home.labels),
             wait_seconds=checkin_seconds,
         )
         self.connected = self._delivered = False
@@ -95,7 +97,7 @@ class Agent:
 
     async def _check_in(self) -> Assignment | ComeBack:
         offered = self._conditions()
-        changes = {"uploaded": self._uploaded, "conditions": DeviceConditions.of(offered)}
+        changes = {"uploaded": self._uploaded, "speed": self._speed, "conditions": DeviceConditions.of(offered)}
         offer = self._checkin.model_copy(update=changes)
         try:
             answer = await first_of(self._workshop.server.check_in(offer), self._while_as(offered))
@@ -112,12 +114,13 @@ class Agent:
 
     async def _take_part(self, assignment: Assignment) -> None:
         round_id = RoundId(TaskId(assignment.task), assignment.round)
-        self._delivered = False
+        self._delivered, self._session = False, Session()
         try:
             async with asyncio.timeout(assignment.seconds_left):
-                await first_of(
-                    self._contribute(round_id, assignment), self._while_wanted(round_id), self._while_eligible(assignment)
-                )
+                with self._session.counted():
+                    await first_of(
+                        self._contribute(round_id, assignment), self._while_wanted(round_id), self._while_eligible(assignment)
+                    )
         except TimeoutError:
             _log.warning("not ready before the deadline")
         except asyncio.CancelledError:
@@ -174,31 +177,51 @@ class Agent:
         await persist(lambda: workshop.server.accept(round_id, self._home.slot))
         tools = await workshop.tools(assignment.plan_digest)
         weights = await workshop.weights(assignment.model, assignment.model_url, tools.plan)
+        self._session.note("v")
         key = await workshop.sealing_key(round_id)
         in_context = contextvars.copy_context().run  # so that its log lines name round and device
         loop = asyncio.get_running_loop()
-        stop = Stop()
+        stop, wanted = Stop(), assignment.local_steps
         try:
-            update = await loop.run_in_executor(workshop.compute, in_context, self._train, tools, weights, round_id, stop)
+            update = await loop.run_in_executor(
+                workshop.compute, in_context, self._train, tools, weights, round_id, stop, wanted
+            )
         except BaseException:
             stop.set()  # the thread is the process's only one: other rounds wait for it
             raise
         sealed = await asyncio.to_thread(self._seal, update, key, assignment, tools)
         await self._upload(round_id, assignment.ticket, sealed)
 
-    def _train(self, tools: Tools, weights: Weights, round_id: RoundId, stop: Stop) -> Update:
+    def _train(self, tools: Tools, weights: Weights, round_id: RoundId, stop: Stop, wanted_steps: int | None = None) -> Update:
         stop.check()
-        shard, began = self._home.shard, time.monotonic()
+        # the session is its own: after a deadline this ends when the next one may have begun
+        shard, session, training, began = self._home.shard, self._session, tools.plan.training, time.monotonic()
+        session.note("[")
         figures = tools.learner.evaluate(weights, shard.holdout)
-        trained = tools.learner.train(weights, shard.train, self._seed(round_id), stop)
+        whole = training.steps(len(shard.train))
+        # not less than the plan allows, whatever the server wants
+        steps = whole if wanted_steps is None else within(wanted_steps, whole, training.min_steps_fraction)
+        with self._timed(round_id, tools.plan, steps):
+            trained = tools.learner.train(weights, shard.train, self._seed(round_id), stop, steps=steps)
         delta = flatten(trained)
         delta -= flatten(weights)
+        session.note("]")
         seconds = time.monotonic() - began
         metrics.TRAINING_SECONDS.observe(seconds)
-        metrics.TRAINED_EXAMPLES.inc(len(shard.train) * tools.plan.training.epochs)
-        _log.info("trained", examples=len(shard.train), seconds=round(seconds, 3), **figures)
+        metrics.TRAINED_EPOCHS.inc(training.epochs * steps / whole)
+        metrics.TRAINED_EXAMPLES.inc(training.processed(steps, len(shard.train)))
+        _log.info("trained", examples=len(shard.train), steps=steps, of=whole, seconds=round(seconds, 3), **figures)
         holdout = len(shard.holdout) if figures else 0
+        # all of its examples, also where it has stopped early: see docs/decisions/0015-work-by-speed.md
         return Update(delta, examples=len(shard.train), holdout_examples=holdout, metrics=figures)
+
+    @contextmanager
+    def _timed(self, round_id: RoundId, plan: Plan, steps: int) -> Iterator[None]:
+        """Note how long the steps took, for the next check-in."""
+        began = time.monotonic()
+        yield
+        seconds = max(time.monotonic() - began, _LEAST_SECONDS)
+        self._speed = Speed(task=round_id.task, round=round_id.number, plan_digest=plan.digest, steps=steps, seconds=seconds)
 
     def _seed(self, round_id: RoundId) -> int:
         text = f"{self._home.seed}/{self._home.seed_name}/{round_id.number}"
@@ -218,11 +241,12 @@ class Agent:
 
     async def _upload(self, round_id: RoundId, ticket: str, sealed: tuple[bytes, str]) -> None:
         body, sha256 = sealed
+        self._session.note("+")
         request = UploadRequest(slot=self._home.slot, size_bytes=len(body), sha256=sha256)
         grant = await persist(lambda: self._aggregator.place(round_id, request, ticket))
         await asyncio.to_thread(self._workshop.transfer.store, grant, body)
         self._delivered = True
-        metrics.UPLOADED_BYTES.inc(len(body))
         await persist(lambda: self._aggregator.done(round_id, UploadDone(slot=self._home.slot, sha256=sha256), ticket))
+        self._session.note("^")
         self._uploaded = RoundName(task=round_id.task, round=round_id.number)
         _log.info("uploaded", bytes=len(body))

@@ -38,8 +38,16 @@ class SyntheticLearner:
         accuracy = 0.1 + 0.8 / (1.0 + energy)
         return {"loss": 1.0 - accuracy, **dict.fromkeys(self._plan.metrics, accuracy)}
 
-    def train(self, weights: Weights, examples: Examples, seed: int, stop: Stop | None = None) -> list[npt.NDArray[np.float32]]:
-        """`weights` + a change of each, uniform around 0; the same seed gives the same change.
+    def train(
+        self,
+        weights: Weights,
+        examples: Examples,
+        seed: int,
+        stop: Stop | None = None,
+        *,
+        steps: int | None = None,  # noqa: ARG002 - the protocol's
+    ) -> list[npt.NDArray[np.float32]]:
+        """`weights` + a change of each, uniform around 0; the same seed gives the same change, whatever the steps.
 
         Raises:
             Refusal: `training_failed` without examples, `model_mismatch`.

@@ -6,8 +6,11 @@ from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from fedlearn.config import Port
-from fedlearn.core.errors import Code, SetupError
+from fedlearn.config import AggregatorSettings, Port
+from fedlearn.core.errors import Code, Refusal, SetupError
+from fedlearn.protocol.aggregations import name_aggregation, read_options
+
+_MIN_COHORT: int = AggregatorSettings.model_fields["min_cohort"].default
 
 DATASETS = ("mnist", "fashion-mnist")
 Model = Literal["2nn", "cnn"]
@@ -28,11 +31,15 @@ class MachineOptions(BaseModel):
     data_dir: Path | None = None
     shards: Path | None = None
     devices: Annotated[int, Field(ge=2, le=4096)] = 5
-    partitioner: Literal["full", "iid", "dirichlet", "shard", "pathological"] = "iid"
+    partitioner: Literal["full", "iid", "dirichlet", "shard", "pathological", "linear", "square", "exponential"] = "iid"
     alpha: Annotated[float, Field(gt=0, le=1e6)] = 0.5
     epochs: Annotated[int, Field(ge=1, le=1000)] = 1
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 10
     learning_rate: Annotated[float, Field(gt=0, le=100)] = 0.1
+    strategy: str = "fedavg"
+    robust: str | None = None
+    strategy_option: tuple[str, ...] = ()
+    proximal_mu: Annotated[float, Field(ge=0, le=1000)] = 0.0
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     target_accuracy: Annotated[float | None, Field(gt=0, le=1)] = None
     processes: Annotated[int | None, Field(ge=1, le=1024)] = None
@@ -55,6 +62,14 @@ class MachineOptions(BaseModel):
         ports = [port for port in (self.server_port, self.aggregator_port, self.storage_port) if port]
         if len(set(ports)) < len(ports):
             raise ValueError("server, aggregator and storage need ports of their own")
+        try:
+            aggregation = name_aggregation(self.strategy, self.robust, **read_options(self.strategy_option))
+        except Refusal as refusal:
+            raise ValueError(refusal.detail.removesuffix(".")) from refusal
+        if aggregation.least_reports > self.devices:
+            raise ValueError(f"--robust {self.robust} needs {aggregation.least_reports} --devices or more")
+        if aggregation.mixed(self.devices) < _MIN_COHORT:
+            raise ValueError(f"--robust {self.robust} publishes a single device's update, which no aggregator here does")
         return self
 
 

@@ -11,8 +11,6 @@ from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -21,6 +19,7 @@ from pydantic import (
 )
 
 from fedlearn.core.errors import Code, Refusal
+from fedlearn.protocol.aggregations import Aggregation, FedAvgPlan, Strict
 
 MAX_PARAMETERS = 500_000_000
 
@@ -53,11 +52,7 @@ Name = Annotated[str, Field(min_length=1, max_length=100)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TensorSpec(_Strict):
+class TensorSpec(Strict):
     """One weight of the manifest, by its index."""
 
     shape: Annotated[tuple[Annotated[int, Field(ge=0, le=2**31)], ...], Field(max_length=8)]
@@ -68,7 +63,7 @@ class TensorSpec(_Strict):
         return math.prod(self.shape)
 
 
-class Adam(_Strict):
+class Adam(Strict):
     """Kingma and Ba 2015, as `keras.optimizers.Adam` does it."""
 
     name: Literal["adam"] = "adam"
@@ -77,26 +72,26 @@ class Adam(_Strict):
     epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-7
 
 
-class RMSprop(_Strict):
+class RMSprop(Strict):
     name: Literal["rmsprop"] = "rmsprop"
     rho: Annotated[float, Field(ge=0, lt=1)] = 0.9
     epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-7
 
 
-class Adagrad(_Strict):
+class Adagrad(Strict):
     name: Literal["adagrad"] = "adagrad"
     initial_accumulator_value: Annotated[float, Field(ge=0, le=1e6)] = 0.1
     epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-7
 
 
-class Clipping(_Strict):
+class Clipping(Strict):
     """A bound for gradients: for each one's norm, for the norm of all together, or for each value."""
 
     by: Literal["norm", "global_norm", "value"]
     limit: Annotated[float, Field(gt=0, le=1e9)]
 
 
-class _Grown(_Strict):
+class _Grown(Strict):
     """What has come to have more fields than it began with; those with their default are left out of the JSON, so that a plan
     which is stored or running keeps its digest when fedlearn is upgraded.
     """
@@ -118,9 +113,12 @@ class LocalTraining(_Grown):
         momentum: SGD's, as is `nesterov`.
         optimizer: None is SGD.
         weight_decay: decoupled, as in AdamW: a step takes so much of each weight times the learning rate.
+        min_steps_fraction: the least part of its steps that the server may give a slow device; 1 gives everybody all of them.
+        proximal_mu: FedProx, Li et al. 2020, equation 2: the loss gets mu/2 * |w - w_t|^2, which holds a device near the global
+            model w_t. 0 turns it off.
     """
 
-    _later: ClassVar = ("nesterov", "optimizer", "weight_decay", "clipping")
+    _later: ClassVar = ("nesterov", "optimizer", "weight_decay", "clipping", "min_steps_fraction", "proximal_mu")
 
     learning_rate: Annotated[float, Field(gt=0, le=100)] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -130,6 +128,17 @@ class LocalTraining(_Grown):
     optimizer: Annotated[Adam | RMSprop | Adagrad, Field(discriminator="name")] | None = None
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     clipping: Clipping | None = None
+    min_steps_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    proximal_mu: Annotated[float, Field(ge=0, le=1000)] = 0.0
+
+    def steps(self, examples: int) -> int:
+        """How many steps all epochs are on so many examples; the last batch of an epoch is as small as it comes."""
+        return self.epochs * math.ceil(examples / self.batch_size)
+
+    def processed(self, steps: int, examples: int) -> int:
+        """How many examples the first `steps` of them process."""
+        epochs, rest = divmod(steps, math.ceil(examples / self.batch_size))
+        return epochs * examples + rest * self.batch_size
 
     @model_validator(mode="after")
     def _check(self) -> "LocalTraining":
@@ -138,18 +147,11 @@ class LocalTraining(_Grown):
         return self
 
 
-class UpdateFormat(_Strict):
+class UpdateFormat(Strict):
     """How deltas travel: each window of `window_elements` coordinates is encoded and sealed by itself."""
 
     encoding: Literal["float32", "float16"] = "float32"
     window_elements: Annotated[int, Field(ge=1024, le=16_777_216)] = 262_144
-
-
-class Aggregation(_Strict):
-    """What the aggregator makes of a round's deltas, and by how much their mean moves the model."""
-
-    strategy: Literal["fedavg"] = "fedavg"
-    server_learning_rate: Annotated[float, Field(gt=0, le=100)] = 1.0
 
 
 class Plan(_Grown):
@@ -168,12 +170,12 @@ class Plan(_Grown):
     dataset: Annotated[str, Field(min_length=1, max_length=200)]
     architecture: dict[str, Any]
     loss: Name = "sparse_categorical_crossentropy"
-    loss_options: Annotated[dict[Name, bool | int | Finite], Field(max_length=10)] = {}
+    loss_options: dict[Name, bool | int | Finite] = Field(default_factory=dict, max_length=10)
     metrics: tuple[str, ...] = ("accuracy",)
     training: LocalTraining = LocalTraining()
     evaluation_batch_size: Annotated[int, Field(ge=1, le=65536)] = 1000
     update: UpdateFormat = UpdateFormat()
-    aggregation: Aggregation = Aggregation()
+    aggregation: Aggregation = FedAvgPlan()
     max_examples: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
     weights: Annotated[tuple[TensorSpec, ...], Field(min_length=1, max_length=10_000)]
 

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import save
 
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.learning import Weights
 from fedlearn.core.updates import Vector
-from fedlearn.protocol.plans import Plan, TensorSpec
+from fedlearn.protocol.plans import Plan
 
 _LENGTH = struct.Struct("<Q")  # what a safetensors file begins with: the length of its JSON header
 _TYPES = {"float32": "F32"}
@@ -28,20 +27,25 @@ def tensor_name(index: int) -> str:
     return f"{index:05d}"
 
 
-def encode_model(weights: Weights, plan: Plan) -> bytes:
+def encode_model(weights: Weights, plan: Plan, state: str | None = None) -> bytes:
     """The model file of these weights; the same weights give the same bytes.
+
+    Args:
+        state: the digest of the server optimizer's state that belongs to this version, which the file then names.
 
     Raises:
         Refusal: `model_mismatch` when count, shapes or dtypes are not the manifest's.
     """
     if len(weights) != len(plan.weights):
         raise _mismatch(f"the model has {len(weights)} weights, the plan {len(plan.weights)}")
-    tensors = {}
     for index, (weight, spec) in enumerate(zip(weights, plan.weights, strict=True)):
         if weight.shape != spec.shape or weight.dtype != spec.dtype:
             raise _mismatch(f"weight {index} is {weight.dtype} {weight.shape}, in the plan {spec.dtype} {spec.shape}")
-        tensors[tensor_name(index)] = np.asarray(weight, order="C")
-    return save(tensors, {"plan": plan.digest})
+    # safetensors' own `save` writes two metadata entries in any order
+    metadata = {"plan": plan.digest} if state is None else {"plan": plan.digest, "state": state}
+    header = json.dumps({"__metadata__": metadata, **_entries(plan)}, separators=(",", ":")).encode()
+    header = header.ljust(-(-len(header) // 8) * 8)
+    return b"".join((_LENGTH.pack(len(header)), header, *(np.ascontiguousarray(weight, _WIRE).data for weight in weights)))
 
 
 def decode_model(body: bytes | memoryview, plan: Plan) -> list[npt.NDArray[Any]]:
@@ -62,6 +66,13 @@ def decode_vector(body: bytes | memoryview, plan: Plan) -> Vector:
     start = check_header(body, len(body), plan)
     vector = np.frombuffer(body, _WIRE, count=plan.parameters, offset=start)
     return vector.astype(np.float32, copy=False)  # a copy on big-endian machines only
+
+
+def state_of(body: bytes | memoryview) -> str | None:
+    """The digest of the server optimizer's state that a checked model file names, None if it names none."""
+    length: int = _LENGTH.unpack_from(body)[0]
+    named: str | None = json.loads(bytes(body[_LENGTH.size : _LENGTH.size + length]))["__metadata__"].get("state")
+    return named
 
 
 def header_bytes(plan: Plan) -> int:
@@ -134,16 +145,19 @@ def _faults(header: object, plan: Plan) -> Iterator[str]:
     if header.keys() - {"__metadata__"} != names:
         yield f"its tensors are not named {tensor_name(0)} to {tensor_name(len(names) - 1)}"
         return
+    for name, entry in _entries(plan).items():
+        if header[name] != entry:
+            yield f"tensor {name} is not {entry}"
+
+
+def _entries(plan: Plan) -> dict[str, dict[str, object]]:
+    entries: dict[str, dict[str, object]] = {}
     start = 0
     for index, spec in enumerate(plan.weights):
         end = start + _WIRE.itemsize * spec.elements
-        if header[tensor_name(index)] != _entry(spec, start, end):
-            yield f"tensor {tensor_name(index)} is not {_entry(spec, start, end)}"
+        entries[tensor_name(index)] = {"dtype": _TYPES[spec.dtype], "shape": list(spec.shape), "data_offsets": [start, end]}
         start = end
-
-
-def _entry(spec: TensorSpec, start: int, end: int) -> dict[str, object]:
-    return {"dtype": _TYPES[spec.dtype], "shape": list(spec.shape), "data_offsets": [start, end]}
+    return entries
 
 
 def _longest_json(plan: Plan) -> int:

@@ -197,8 +197,6 @@ class Opening:
             raise Refusal(Code.UPDATE_MALFORMED, f"The content key has {len(content_key)} bytes, not {CONTENT_KEY_BYTES}.")
         self.header = header
         self._cipher = AESGCM(content_key)
-        wire = _WIRE[header.layout.encoding]
-        self._scratch = np.empty(min(header.layout.window_elements, header.layout.parameters), wire)
 
     def metadata(self, sealed: Bytes) -> bytes:
         """Open window 0.
@@ -225,7 +223,8 @@ class Opening:
         self._check_length(index, sealed)
         layout = self.header.layout
         # where encoding and memory agree, the plaintext is written straight to its place
-        target = out if out.dtype == _WIRE[layout.encoding] else self._scratch[: len(out)]
+        wire = _WIRE[layout.encoding]
+        target = out if out.dtype == wire else np.empty(len(out), wire)
         try:
             self._cipher.decrypt_into(_nonce(index, layout), sealed, self.header.digest, target.data.cast("B"))
         except InvalidTag as error:

@@ -1,5 +1,7 @@
 """What a selected device is given: the model's signed URL (made once a round) and a ticket of its own."""
 
+from collections.abc import Mapping
+
 from fedlearn.core.ids import DeviceId
 from fedlearn.core.ports import ObjectStore, Task
 from fedlearn.core.rounds import Round
@@ -13,10 +15,20 @@ class Assigner:
 
     Args:
         grace_seconds: how long tickets and URLs outlive the round's deadline.
+        steps: for those devices that have not all of the plan's to do.
     """
 
-    def __init__(self, task: Task, round_: Round, models: ObjectStore, signer: TicketSigner, grace_seconds: float) -> None:
-        self._task, self._round, self._signer, self._grace = task, round_, signer, grace_seconds
+    def __init__(
+        self,
+        task: Task,
+        round_: Round,
+        models: ObjectStore,
+        signer: TicketSigner,
+        *,
+        grace_seconds: float,
+        steps: Mapping[DeviceId, int],
+    ) -> None:
+        self._task, self._round, self._signer, self._grace, self._steps = task, round_, signer, grace_seconds, steps
         seconds = int(round_.policy.reporting_timeout_seconds + grace_seconds)
         self._model, self._demands = Model.of(round_.base), DeviceDemands.of(round_.policy.demands)
         self._model_url = models.sign_get(round_.base.key, seconds=seconds)
@@ -38,5 +50,6 @@ class Assigner:
             model_url=self._model_url,
             demands=self._demands,
             seconds_left=seconds_left,
+            local_steps=self._steps.get(device),
             ticket=self._signer.sign(ticket, seconds_left + self._grace, now),
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from fedlearn.core.eligibility import Demands, shortfall
 from fedlearn.core.ids import DeviceId
 from fedlearn.protocol.messages import Assignment, CheckIn
-from fedlearn.telemetry import metrics
+from fedlearn.telemetry.metrics import server as metrics
 
 
 @dataclass(slots=True)

@@ -12,8 +12,9 @@ from typing import ParamSpec, TypeVar
 from fedlearn.adapters.http import persist, spawn
 from fedlearn.core import rounds
 from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
+from fedlearn.core.happenings import Happening, Kind, between
 from fedlearn.core.ids import DeviceId, RoundId
-from fedlearn.core.ports import Task
+from fedlearn.core.ports import ALIVE_STATES, Task
 from fedlearn.core.rounds import OUTSTANDING, Effect, Event, Phase, Round
 from fedlearn.core.selection import choose
 from fedlearn.protocol.messages import Assignment
@@ -22,8 +23,8 @@ from fedlearn.server.assignments import Assigner
 from fedlearn.server.cohort import Cohort
 from fedlearn.server.inbox import Inbox, Word
 from fedlearn.server.observation import observe
-from fedlearn.server.peers import sweep_round
 from fedlearn.server.surroundings import Surroundings
+from fedlearn.server.sweeping import sweep_round
 from fedlearn.telemetry.logs import about, log
 
 _log = log(__name__)
@@ -32,7 +33,6 @@ Result = TypeVar("Result")
 _CLOSE_AGAIN_SECONDS = 5.0
 _CONFLICT_PAUSE_SECONDS = 1.0
 _READ_AGAIN_SECONDS = 30.0
-_ALIVE = ("running", "paused")
 _LOOK_AGAIN_SECONDS = 1.0
 _ASSIGNED_AT_ONCE = 100
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
@@ -151,7 +151,7 @@ class TaskRunner:
     async def _next_round(self) -> Round | None:
         store, task_id = self._around.store, self._task.id
         await self._while_paused()
-        if self._task.state not in _ALIVE:
+        if self._task.state not in ALIVE_STATES:
             self._cancelled.set()
         latest = await self._durably(store.latest_round, task_id)
         if latest is not None and not latest.phase.ended:
@@ -163,10 +163,10 @@ class TaskRunner:
         if self._cancelled.is_set() or self._task.model is None:
             return None
         if self._task.rounds is not None and await self._committed() >= self._task.rounds:
-            await self._durably(store.end_task, task_id, "completed")
+            await self._complete("All its rounds are committed.")
             return None
         if self._task.target_accuracy is not None and await self._target_reached(self._task.target_accuracy):
-            await self._durably(store.end_task, task_id, "completed")
+            await self._complete("Its target accuracy is reached.")
             return None
         number = 1 if latest is None else latest.id.number + 1
         async with self.between_rounds:
@@ -184,13 +184,25 @@ class TaskRunner:
         while True:
             self._nudged.clear()
             self._task = await self._durably(store.task, task_id)
+            if self._task.state != "paused":
+                return
             latest = await self._durably(store.latest_round, task_id)
-            if self._task.state != "paused" or (latest is not None and not latest.phase.ended):
+            if latest is not None and not latest.phase.ended:
                 return
             self._loaded.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_READ_AGAIN_SECONDS):
                     await self._nudged.wait()
+
+    async def _complete(self, why: str) -> None:
+        store, told = (
+            self._around.store,
+            Happening(Kind.TASK_CHANGED, self._around.clock(), self._task.id, detail=f"Completed: {why}"),
+        )
+        await self._durably(store.end_task, self._task.id, "completed")
+        await self._durably(store.log, (told,))
+        self._around.feed.happened((told,))
+        self._around.feed.task(self._task.id)
 
     async def _pause(self) -> None:
         """Let time pass between rounds that are abandoned at once: a refusal that lasts would fill the database with them."""
@@ -308,18 +320,22 @@ class TaskRunner:
         return round_, effects
 
     async def _save(self, after: Round, before: Round, effects: list[Effect]) -> Round:
-        store = self._around.store
+        store, now = self._around.store, self._around.clock()
+        told = between(before, after, now)
         if not any(isinstance(effect, rounds.CommitModel) for effect in effects):
-            await self._durably(store.save_round, after, before)
+            await self._durably(store.save_round, after, before, told)
+            self._around.feed.happened(told)
             return after
         try:
-            await self._durably(store.commit, after, before, self._around.clock())
+            await self._durably(store.commit, after, before, now, told)
         except Refusal as refusal:
             if refusal.code is not Code.BASE_SUPERSEDED:
                 raise
-            after, caused = rounds.advance(before, rounds.Failed(refusal.code), self._around.clock())
+            after, caused = rounds.advance(before, rounds.Failed(refusal.code), now)
             effects[:] = caused
-            await self._durably(store.save_round, after, before)
+            told = between(before, after, now)
+            await self._durably(store.save_round, after, before, told)
+        self._around.feed.happened(told)
         return after
 
     def _set(self, round_: Round) -> None:
@@ -330,11 +346,18 @@ class TaskRunner:
         self.cohort.follow(round_)
         if round_.phase is Phase.SELECTION:
             self._assigner = None
-        if before is None or before.id != round_.id or before.phase is not round_.phase:
-            observe(before, round_)
-            if round_.phase.ended:
-                self._tell_listeners(round_)
+        observe(before, round_)
+        if round_.phase.ended and (before is None or before.id != round_.id or not before.phase.ended):
+            self._tell_listeners(round_)
+        self._show(round_)
         self.announce()
+
+    def _show(self, round_: Round) -> None:
+        feed = self._around.feed
+        feed.round(round_)
+        if round_.phase is Phase.COMMITTED and round_.aggregate is not None:
+            feed.version(round_.id.task, round_.aggregate.model.version)
+            feed.task(round_.id.task)
 
     def _tell_listeners(self, round_: Round) -> None:
         for listener in self._around.listeners:
@@ -365,7 +388,8 @@ class TaskRunner:
         around = self._around
         try:
             await persist(lambda: around.aggregator.open_round(round_, self._plan))
-            self._assigner = Assigner(self._task, round_, around.models, around.signer, around.ticket_grace_seconds)
+            grace, steps = around.ticket_grace_seconds, around.speeds.steps(round_.participants, self._plan)
+            self._assigner = Assigner(self._task, round_, around.models, around.signer, grace_seconds=grace, steps=steps)
             await self.tell(round_.id, rounds.RoundOpened())
         except Refusal as refusal:
             await self._fail(round_.id, refusal)

@@ -25,6 +25,12 @@ async def submit_task(coordinator: Coordinator, submission: TaskSubmission) -> T
         Outage: `aggregator_unreachable`.
     """
     plan, task_id = read_plan(json.dumps(submission.plan)), TaskId(submission.task)
+    if plan.aggregation.least_reports > submission.policy.goal:
+        raise Refusal(
+            Code.PLAN_INVALID,
+            f"The plan's aggregation needs {plan.aggregation.least_reports} updates or more; the policy's goal is "
+            f"{submission.policy.goal}.",
+        )
     around = coordinator.around
     place = await around.aggregator.place_model(
         task_id, submission.policy.goal, submission.model_size_bytes, submission.model_sha256

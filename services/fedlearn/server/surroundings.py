@@ -9,8 +9,10 @@ from fedlearn.core.ports import Clock, ObjectStore, RoundStore
 from fedlearn.core.rounds import Round
 from fedlearn.core.selection import Pace
 from fedlearn.protocol.tickets import TicketSigner
+from fedlearn.server.console.feed import Feed
 from fedlearn.server.fleet import Fleet
 from fedlearn.server.peers import AggregatorClient
+from fedlearn.server.speeds import Speeds
 
 
 class RoundListener(Protocol):
@@ -33,3 +35,5 @@ class Surroundings:
     ticket_grace_seconds: float
     pace: Pace = field(default_factory=Pace)
     listeners: tuple[RoundListener, ...] = ()
+    speeds: Speeds = field(default_factory=Speeds)
+    feed: Feed = field(default_factory=Feed)

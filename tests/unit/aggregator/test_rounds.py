@@ -14,14 +14,15 @@ from fedlearn.aggregator.rounds import Rounds
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.ports import StoredObject
+from fedlearn.core.rounds import ModelRef
 from fedlearn.core.updates import Update
 from fedlearn.protocol.messages import Model, RoundOpening, RoundResult, UpdatesReport
 from fedlearn.protocol.sealing import SealingKey
 from fedlearn.protocol.tensors import decode_vector
-from fedlearn.telemetry import metrics
+from fedlearn.telemetry.metrics import aggregator as metrics
 from support.desk import until
 from support.sealed import BASE, BASE_FILE, IDENTITY, PLAN, ROUND, SealedRound, next_model, updates_of
-from support.world import random_update
+from support.world import random_model, random_update, small_plan
 
 OPENING = RoundOpening(plan=PLAN.model_dump(mode="json"), base=Model.of(BASE), reporting_seconds=60)
 A, B, C = DeviceId("a"), DeviceId("b/0"), DeviceId("c")
@@ -396,3 +397,34 @@ async def test_readiness_says_at_once_when_the_storage_does_not_answer(house: Ho
                 assert isinstance(answer, Outage)
                 assert answer.code is Code.STORAGE_UNAVAILABLE
         answered.set()
+
+
+async def test_a_round_with_a_robust_rule_goes_the_same_way(house: House) -> None:
+    plan = small_plan(aggregation={"strategy": "fedavg", "rule": {"name": "median"}})
+    body = random_model(plan)
+    base = ModelRef(3, "t/models/base.safetensors", hashlib.sha256(body).hexdigest(), len(body))
+    house.models.put(base.key, body)
+    opening = RoundOpening(plan=plan.model_dump(mode="json"), base=Model.of(base), reporting_seconds=60)
+    updates = updates_of(3)
+    async with house.rounds() as rounds:
+        open_round = await rounds.open(ROUND, opening)
+        descriptor = Descriptor.model_validate_json(house.updates.get(descriptor_key(ROUND)))
+        key = SealingKey.unwrap(IDENTITY, descriptor.wrapped_key_bytes, ROUND)
+        sealed = SealedRound(house.updates, key, plan=plan, base=base)
+        for device, update in updates.items():
+            rounds.uploaded(open_round, device, sealed.bring(device, update))
+        await until(lambda: house.server.reported() == set(updates))
+        await rounds.close(ROUND)
+        result = (await until(lambda: house.server.results))[0]
+    median = np.median([update.delta for update in updates.values()], axis=0)
+    found = decode_vector(house.models.get(result.model.key), plan)
+    np.testing.assert_allclose(found, decode_vector(body, plan) + median, atol=1e-6)
+
+
+async def test_a_round_of_krum_is_opened_only_where_one_devices_update_may_be_published(house: House) -> None:
+    plan = small_plan(aggregation={"strategy": "fedavg", "rule": {"name": "krum"}})
+    opening = OPENING.model_copy(update={"plan": plan.model_dump(mode="json")})
+    async with house.rounds(min_cohort=2) as rounds:
+        assert await refused(rounds.open(ROUND, opening)) is Code.COHORT_TOO_SMALL
+    async with house.rounds(min_cohort=1) as rounds:
+        assert (await rounds.open(ROUND, opening)).state == "open"

@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 
 from fedlearn.core.aggregation import WeightedSum
 from fedlearn.core.errors import Code, Refusal
-from fedlearn.core.strategies import FedAvg
 from fedlearn.core.updates import Update
 
 PARAMETERS = 70_001  # more than one window, and not a multiple of it
@@ -80,12 +79,3 @@ def test_sums_of_different_models_do_not_merge() -> None:
     with pytest.raises(Refusal) as refusal:
         WeightedSum(4) + WeightedSum(5)
     assert refusal.value.code is Code.UPDATE_SHAPE
-
-
-@pytest.mark.parametrize("learning_rate", [1.0, 0.5])
-def test_fedavg_adds_the_mean_delta_times_its_learning_rate(learning_rate: float) -> None:
-    updates = some_updates(5, seed=2)
-    weights = np.random.default_rng(3).normal(size=PARAMETERS).astype(np.float32)
-    moved = FedAvg(learning_rate).step(weights, folded(updates).mean())
-    assert moved.dtype == np.float32
-    np.testing.assert_allclose(moved, weights + learning_rate * direct_mean(updates), rtol=1e-6, atol=1e-6)

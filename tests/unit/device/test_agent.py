@@ -1,5 +1,6 @@
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -34,6 +35,7 @@ from fedlearn.protocol.messages import (
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingKey, SignedSealingKey
 from fedlearn.protocol.tensors import decode_model, flatten
+from fedlearn.telemetry.metrics.device import SESSION_SHAPES, SESSIONS
 from support.desk import until
 from support.sealed import BASE, BASE_FILE, IDENTITY, PLAN, ROUND, SealedRound
 
@@ -185,9 +187,11 @@ async def seed_of(services: Services, number: int = ROUND.number, seed_name: str
     seeds: list[int] = []
 
     class Listening(SyntheticLearner):
-        def train(self, weights: Weights, examples: Examples, seed: int, stop: Stop | None = None) -> Any:
+        def train(
+            self, weights: Weights, examples: Examples, seed: int, stop: Stop | None = None, *, steps: int | None = None
+        ) -> Any:
             seeds.append(seed)
-            return super().train(weights, examples, seed, stop)
+            return super().train(weights, examples, seed, stop, steps=steps)
 
     again = Services()
     again.round = services.round
@@ -212,6 +216,32 @@ async def test_a_device_names_the_round_that_it_has_uploaded_to() -> None:
     assert [checkin.uploaded for checkin in services.checkins] == [None, RoundName(task=ROUND.task, round=ROUND.number)]
 
 
+class Counting(SyntheticLearner):
+    """Notes how many steps are wanted of it."""
+
+    steps: list[int | None]
+
+    def train(
+        self, weights: Weights, examples: Examples, seed: int, stop: Stop | None = None, *, steps: int | None = None
+    ) -> Any:
+        self.steps.append(steps)
+        return super().train(weights, examples, seed, stop, steps=steps)
+
+
+@pytest.mark.parametrize(("wanted", "done"), [(None, 3), (2, 3), (99, 3)], ids=["all", "less than the plan allows", "more"])
+async def test_a_device_does_what_its_plan_allows_and_tells_its_speed(wanted: int | None, done: int) -> None:
+    services, counting = Services(), type("Counting", (Counting,), {"steps": []})
+    services.answers = [assignment().model_copy(update={"local_steps": wanted})]
+    async with running(services, counting):
+        await settle(services)
+    assert counting.steps == [done]
+    assert services.checkins[0].speed is None
+    speed = services.checkins[1].speed
+    assert speed is not None
+    assert (speed.task, speed.round, speed.plan_digest, speed.steps) == (ROUND.task, ROUND.number, PLAN.digest, 3)
+    assert 0 < speed.seconds < 10
+
+
 async def test_a_device_seals_nothing_to_a_key_that_its_aggregator_does_not_vouch_for() -> None:
     services = Services(identity=Ed25519PrivateKey.generate())
     services.answers = [assignment()]
@@ -225,7 +255,9 @@ async def test_a_device_seals_nothing_to_a_key_that_its_aggregator_does_not_vouc
 class Failing(SyntheticLearner):
     error: Exception = Refusal(Code.TRAINING_FAILED, "The loss is not finite.")
 
-    def train(self, weights: Weights, examples: Examples, seed: int, stop: Stop | None = None) -> Any:
+    def train(
+        self, weights: Weights, examples: Examples, seed: int, stop: Stop | None = None, *, steps: int | None = None
+    ) -> Any:
         raise self.error
 
 
@@ -314,15 +346,53 @@ async def test_a_device_is_connected_once_the_server_has_answered() -> None:
         assert agent.connected
 
 
+def sessions() -> Counter[str]:
+    """Ended sessions by their shape."""
+    samples = [sample for family in SESSIONS.collect() for sample in family.samples if sample.name.endswith("_total")]
+    return Counter({sample.labels["shape"]: int(sample.value) for sample in samples})
+
+
+@pytest.mark.parametrize(
+    ("call", "shape"),
+    [
+        (None, "-v[]+^"),
+        ("accept", "-!"),
+        ("fetch", "-!"),
+        ("sealing_key", "-v!"),
+        ("place", "-v[]+#"),
+        ("store", "-v[]+#"),
+        ("done", "-v[]+#"),
+    ],
+)
+async def test_a_session_is_counted_by_its_shape(call: str | None, shape: str) -> None:
+    services, before = Services(), sessions()
+    services.answers = [assignment()]
+    services.fails = {call: [Refusal(Code.FORBIDDEN, "No.")]} if call else {}
+    async with running(services):
+        await settle(services)
+    assert sessions() - before == {shape: 1}
+    assert shape in SESSION_SHAPES
+
+
+async def test_the_session_of_a_device_that_can_not_train_ends_there() -> None:
+    services, before = Services(), sessions()
+    services.answers = [assignment()]
+    async with running(services, Failing):
+        await settle(services)
+    assert sessions() - before == {"-v[!": 1}
+
+
 class Blocked(SyntheticLearner):
     """Trains until it is let go."""
 
     begun, may_end = threading.Event(), threading.Event()
 
-    def train(self, weights: Weights, examples: Examples, seed: int, stop: Stop | None = None) -> Any:
+    def train(
+        self, weights: Weights, examples: Examples, seed: int, stop: Stop | None = None, *, steps: int | None = None
+    ) -> Any:
         self.begun.set()
         assert self.may_end.wait(10)
-        return super().train(weights, examples, seed, stop)
+        return super().train(weights, examples, seed, stop, steps=steps)
 
 
 @pytest.fixture
@@ -331,13 +401,14 @@ def blocked() -> type[Blocked]:
 
 
 async def test_a_device_that_is_too_slow_uploads_nothing_and_waits_for_the_next_round(blocked: type[Blocked]) -> None:
-    services = Services()
+    services, before = Services(), sessions()
     services.answers = [assignment(7, seconds_left=0.05), assignment(8)]
     async with running(services, blocked):
         await until(lambda: len(services.accepted) == 2)
         blocked.may_end.set()
         await settle(services)
     assert len(services.told) == 1
+    assert sessions() - before == {"-v[!": 1, "-v[]+^": 1}
     assert services.dropped == []
 
 
@@ -346,7 +417,9 @@ class Endless(SyntheticLearner):
 
     begun, stopped = threading.Event(), threading.Event()
 
-    def train(self, weights: Weights, examples: Examples, seed: int, stop: Stop | None = None) -> Any:
+    def train(
+        self, weights: Weights, examples: Examples, seed: int, stop: Stop | None = None, *, steps: int | None = None
+    ) -> Any:
         assert stop is not None
         self.begun.set()
         try:

@@ -30,6 +30,7 @@ from fedlearn.server.roster import Roster
 from fedlearn.telemetry.logs import log
 
 _log = log(__name__)
+_UNFIT_COME_BACK_SECONDS = 15.0  # somebody has to mend its shard first
 
 
 def device_routes(coordinator: Coordinator, roster: Roster, gate: Gate, settings: ServerSettings) -> APIRouter:
@@ -65,6 +66,8 @@ def device_routes(coordinator: Coordinator, roster: Roster, gate: Gate, settings
             waiting.cancel()
             await asyncio.wait({waiting})
             coordinator.around.fleet.forget(device)
+        if checkin.unfit is not None:
+            return ComeBack(after_seconds=_UNFIT_COME_BACK_SECONDS)
         return ComeBack(after_seconds=coordinator.come_back(device, checkin, settings.max_checkin_seconds))
 
     @router.post(

@@ -1,0 +1,136 @@
+"""A robust rule over sealed updates: the same window of each is fetched and opened, while the window before is combined.
+
+Memory is bounded whatever comes: two blocks of `BLOCK_BYTES` and, for each fetching thread, one window. Where a window of all
+updates is larger than a block, it is combined part by part, and fetched anew for each part.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from fedlearn.core.ports import ObjectStore
+from fedlearn.core.robust import CoordinateRule, Floats, Rows, Rule, weighted_sum
+from fedlearn.core.updates import Vector
+from fedlearn.protocol.envelope import Opening, UpdateContext, layout_of, open_envelope, read_header
+from fedlearn.protocol.plans import Plan
+from fedlearn.protocol.sealing import SealingKey
+
+BLOCK_BYTES = 128 << 20
+_FETCHERS = 8
+
+
+class Sealed(NamedTuple):
+    """One update as it lies in storage."""
+
+    key: str
+    context: UpdateContext
+
+
+class Blocks(Protocol):
+    """A round's updates as a matrix that is too large to hold at once."""
+
+    updates: int
+    parameters: int
+
+    def of(self, chosen: Sequence[int]) -> Iterator[tuple[slice, Rows]]:
+        """The coordinates and, shape (len(chosen), coordinates), their values in the chosen updates, until all were given.
+
+        The rows are the caller's until it asks for the next.
+        """
+        ...
+
+
+class SealedBlocks:
+    """The updates in object storage, read by ranges. They have been opened and checked before as a whole; each window's seal is
+    checked again.
+
+    Args:
+        key: the round's sealing key.
+        block_bytes: how large the rows that are given at a time may be.
+
+    Raises:
+        Refusal: as `read_header` and `open_envelope`; `not_found`.
+        Outage: `storage_unavailable`; so may `of`.
+    """
+
+    def __init__(
+        self,
+        sealed: Sequence[Sealed],
+        plan: Plan,
+        key: SealingKey,
+        store: ObjectStore,
+        threads: ThreadPoolExecutor,
+        *,
+        block_bytes: int = BLOCK_BYTES,
+    ) -> None:
+        self.updates, self.parameters = len(sealed), plan.parameters
+        self._sealed, self._store, self._threads = sealed, store, threads
+        self._layout, self._key = layout_of(plan), key
+        self._openings: list[Opening] = list(threads.map(self._open, sealed))
+        self._block_bytes = block_bytes
+
+    def of(self, chosen: Sequence[int]) -> Iterator[tuple[slice, Rows]]:
+        most = max(1, min(self._layout.window_elements, self.parameters, self._block_bytes // (4 * len(chosen))))
+        parts = [part for index in range(1, self._layout.windows + 1) for part in self._parts(index, most)]
+        buffers = [np.empty((len(chosen), most), np.float32) for _ in range(min(2, len(parts)))]
+        coming = self._fetch(parts[0], chosen, buffers[0])
+        for number, (_, part) in enumerate(parts):
+            for row in coming:
+                row.result()
+            if number + 1 < len(parts):
+                coming = self._fetch(parts[number + 1], chosen, buffers[(number + 1) % 2])
+            yield part, buffers[number % 2][:, : part.stop - part.start]
+
+    def _open(self, sealed: Sealed) -> Opening:
+        prefix = self._store.get(sealed.key, length=self._layout.header_bytes)
+        return open_envelope(read_header(prefix, self._layout), key=self._key, context=sealed.context)
+
+    def _parts(self, index: int, most: int) -> Iterator[tuple[int, slice]]:
+        window = self._layout.elements(index)
+        for start in range(window.start, window.stop, most):
+            yield index, slice(start, min(start + most, window.stop))
+
+    def _fetch(self, place: tuple[int, slice], chosen: Sequence[int], rows: Rows) -> list[Future[None]]:
+        index, part = place
+        width = part.stop - part.start
+        return [self._threads.submit(self._fill, update, index, part, rows[row, :width]) for row, update in enumerate(chosen)]
+
+    def _fill(self, update: int, index: int, part: slice, row: Vector) -> None:
+        opening, window = self._openings[update], self._layout.elements(index)
+        start, length = opening.header.span(index)
+        body = self._store.get(self._sealed[update].key, start=start, length=length)
+        if len(row) == len(window):
+            opening.window(index, body, row)
+            return
+        whole = np.empty(len(window), np.float32)
+        opening.window(index, body, whole)
+        row[:] = whole[part.start - window.start : part.stop - window.start]
+
+
+def combine(rule: Rule, blocks: Blocks, examples: Floats) -> Floats:
+    """The rule's delta of all updates, shape (parameters,).
+
+    Args:
+        examples: what each update claims to be made from, shape (updates,).
+    """
+    out = np.empty(blocks.parameters)
+    everyone = range(blocks.updates)
+    if isinstance(rule, CoordinateRule):
+        for part, rows in blocks.of(everyone):
+            rule.combine(rows, out[part])
+        return out
+    sums = rule.begin(blocks.updates)
+    for _, rows in blocks.of(everyone):
+        rule.measure(rows, sums)
+    factors = rule.coefficients(sums, examples)
+    chosen = np.flatnonzero(factors)
+    for part, rows in blocks.of([int(number) for number in chosen]):
+        weighted_sum(rows, factors[chosen], out[part])
+    return out
+
+
+def fetchers() -> ThreadPoolExecutor:
+    """Threads to fetch with; they are the close's own, since the close itself runs in one of the aggregator's."""
+    return ThreadPoolExecutor(_FETCHERS, thread_name_prefix="gather")

@@ -1,0 +1,196 @@
+"""The plan's `aggregation`: by which rule the updates of a round become one delta, and by which strategy that delta a model.
+
+Each strategy and each rule has fields of its own, so that an option of another one is refused like any unknown field.
+docs/strategies.md is the table of all, with their sources.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from fedlearn.core.errors import Code, Refusal
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+LearningRate = Annotated[float, Field(gt=0, le=100)]
+Tau = Annotated[float, Field(gt=0, le=1)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# --- rules: how many updates become one
+
+
+class _Rule(Strict):
+    @property
+    def least_reports(self) -> int:
+        """With fewer updates the rule says nothing, and the round has no result."""
+        return 1
+
+    def mixed(self, reports: int) -> int:
+        """How many devices' updates are mixed in the result of so many."""
+        return reports
+
+
+class MedianPlan(_Rule):
+    name: Literal["median"]
+
+
+class TrimmedMeanPlan(_Rule):
+    name: Literal["trimmed_mean"]
+    trim_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.2
+
+    @property
+    def least_reports(self) -> int:
+        """With fewer, not one would be trimmed."""
+        return math.ceil(1 / self.trim_fraction)
+
+
+class _Krum(_Rule):
+    byzantine: Annotated[int, Field(ge=0, le=10_000)] = 1
+
+    @property
+    def least_reports(self) -> int:
+        return 2 * self.byzantine + 3
+
+
+class KrumPlan(_Krum):
+    name: Literal["krum"]
+
+    def mixed(self, reports: int) -> int:  # noqa: ARG002 - of any number it takes one
+        return 1
+
+
+class MultiKrumPlan(_Krum):
+    name: Literal["multi_krum"]
+    keep: Annotated[int | None, Field(ge=2, le=1_000_000)] = None
+
+    @property
+    def least_reports(self) -> int:
+        return max(2 * self.byzantine + 3, self.byzantine + (self.keep or 0))
+
+    def mixed(self, reports: int) -> int:
+        return self.keep or reports - self.byzantine
+
+
+class GeometricMedianPlan(_Rule):
+    name: Literal["geometric_median"]
+    smoothing: Annotated[float, Field(gt=0, le=1)] = 1e-6
+    iterations: Annotated[int, Field(ge=1, le=10_000)] = 100
+    weighted: bool = False
+
+
+class NormBoundPlan(_Rule):
+    name: Literal["norm_bound"]
+    max_norm: Annotated[float | None, Field(gt=0, le=1e9)] = None
+    weighted: bool = False
+
+
+Rule = Annotated[
+    MedianPlan | TrimmedMeanPlan | KrumPlan | MultiKrumPlan | GeometricMedianPlan | NormBoundPlan, Field(discriminator="name")
+]
+
+# --- strategies: how one delta becomes a model
+
+
+class _Strategy(Strict):
+    # None is the weighted mean; it is left out of the plan, so that such a plan has the digest that it always had
+    rule: Annotated[Rule | None, Field(exclude_if=lambda rule: rule is None)] = None
+
+    @property
+    def least_reports(self) -> int:
+        return 1 if self.rule is None else self.rule.least_reports
+
+    def mixed(self, reports: int) -> int:
+        """How many devices' updates are mixed in the result of so many."""
+        return reports if self.rule is None else self.rule.mixed(reports)
+
+
+class FedAvgPlan(_Strategy):
+    strategy: Literal["fedavg"] = "fedavg"
+    server_learning_rate: LearningRate = 1.0
+
+
+class FedAvgMPlan(_Strategy):
+    strategy: Literal["fedavgm"]
+    server_learning_rate: LearningRate = 0.3
+    momentum: Decay = 0.9
+
+
+class FedAdagradPlan(_Strategy):
+    strategy: Literal["fedadagrad"]
+    server_learning_rate: LearningRate = 0.1
+    beta_1: Decay = 0.0
+    tau: Tau = 1e-2
+
+
+class _Adam(_Strategy):
+    server_learning_rate: LearningRate = 0.003
+    beta_1: Decay = 0.9
+    beta_2: Decay = 0.99
+    tau: Tau = 1e-4
+
+
+class FedAdamPlan(_Adam):
+    strategy: Literal["fedadam"]
+
+
+class FedYogiPlan(_Adam):
+    strategy: Literal["fedyogi"]
+
+
+def _named(given: object) -> object:
+    return {"strategy": "fedavg", **given} if isinstance(given, dict) else given
+
+
+Aggregation = Annotated[
+    FedAvgPlan | FedAvgMPlan | FedAdagradPlan | FedAdamPlan | FedYogiPlan,
+    Field(discriminator="strategy"),
+    BeforeValidator(_named),
+]
+
+_AGGREGATION: TypeAdapter[Aggregation] = TypeAdapter(Aggregation)
+_RULE_OPTIONS = frozenset(
+    {"trim_fraction", "byzantine", "keep", "smoothing", "iterations", "weighted", "max_norm"}
+)  # no strategy has an option of one of these names
+
+
+def name_aggregation(strategy: str = "fedavg", rule: str | None = None, **options: object) -> Aggregation:
+    """A plan's `aggregation`, by the names that docs/strategies.md lists.
+
+    Args:
+        rule: a robust rule; None for the weighted mean.
+        options: of the strategy or of the rule, as numbers or as text.
+
+    Raises:
+        Refusal: `plan_invalid`, naming what does not fit.
+    """
+    if strategy == "fedprox":
+        raise Refusal(Code.PLAN_INVALID, "FedProx is what devices do, with any strategy: give proximal_mu, and leave fedavg.")
+    given = {"strategy": strategy, **{name: value for name, value in options.items() if name not in _RULE_OPTIONS}}
+    of_rule = {name: value for name, value in options.items() if name in _RULE_OPTIONS}
+    if rule is not None or of_rule:
+        given["rule"] = of_rule if rule is None else {"name": rule, **of_rule}
+    try:
+        return _AGGREGATION.validate_python(given)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'strategy'}: {e['msg']}" for e in error.errors())
+        raise Refusal(Code.PLAN_INVALID, f"The strategy is not valid: {faults}.") from error
+
+
+def read_options(texts: Sequence[str]) -> dict[str, object]:
+    """Options as a command line has them, `name=value`.
+
+    Raises:
+        Refusal: `plan_invalid`.
+    """
+    options: dict[str, object] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier() or name in ("strategy", "rule"):
+            raise Refusal(Code.PLAN_INVALID, f"{text!r} is no option of a strategy: write name=value.")
+        options[name] = value
+    return options

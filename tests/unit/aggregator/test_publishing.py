@@ -1,0 +1,122 @@
+"""The next model and the server optimizer's state: written together, and the same bits from whichever aggregator."""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedlearn.adapters.memory import MemoryObjectStore
+from fedlearn.aggregator.folding import Folding
+from fedlearn.aggregator.layout import state_key
+from fedlearn.aggregator.publishing import Publisher
+from fedlearn.core.errors import Code, Refusal
+from fedlearn.core.ids import RoundId, TaskId
+from fedlearn.core.rounds import ModelRef
+from fedlearn.core.strategies import FedAdam
+from fedlearn.core.updates import Update
+from fedlearn.protocol.messages import RoundResult
+from fedlearn.protocol.plans import Plan
+from fedlearn.protocol.tensors import decode_vector, state_of
+from support.sealed import SealedRound, updates_of, weighted_mean
+from support.world import random_model, random_update, small_plan
+
+TASK = TaskId("t")
+WITH_STATE = ["fedavgm", "fedadagrad", "fedadam", "fedyogi"]
+
+
+def plan_of(strategy: str, **options: Any) -> Plan:
+    return small_plan(aggregation={"strategy": strategy, **options})
+
+
+class Desk:
+    """A task's storage, and rounds that are closed on it one after the other."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.models, self.updates = plan, MemoryObjectStore(), MemoryObjectStore()
+        body = random_model(plan)
+        self.base = ModelRef(0, "t/models/0.safetensors", hashlib.sha256(body).hexdigest(), len(body))
+        self.models.put(self.base.key, body)
+
+    def round(self, number: int, base: ModelRef) -> SealedRound:
+        return SealedRound(self.updates, plan=self.plan, base=base, round_id=RoundId(TASK, number))
+
+    def close(self, sealed: SealedRound, contributors: dict[Any, str], publisher: Publisher) -> RoundResult:
+        """As an aggregator that was just started and finds the round's close record."""
+        folding = Folding(sealed.descriptor, sealed.plan, sealed.key, self.updates)
+        return publisher.publish(sealed.descriptor, sealed.plan, folding.total(contributors), sorted(contributors))
+
+    def vector(self, ref: ModelRef) -> np.ndarray:
+        return decode_vector(self.models.get(ref.key), self.plan)
+
+    def states(self) -> list[str]:
+        return [stored.key for stored in self.models.list("t/states/")]
+
+
+def bring(sealed: SealedRound, updates: dict[Any, Update], order: Iterable[int]) -> dict[Any, str]:
+    devices = list(updates)
+    return {devices[i]: sealed.bring(devices[i], updates[devices[i]]) for i in order}
+
+
+@pytest.mark.parametrize("strategy", WITH_STATE)
+def test_an_aggregator_that_was_restarted_publishes_the_same_bits(strategy: str) -> None:
+    desk = Desk(plan_of(strategy))
+    lasting = Publisher(desk.models)
+    base = desk.base
+    for number in (1, 2, 3):
+        sealed = desk.round(number, base)
+        record = bring(sealed, updates_of(5), np.random.default_rng(number).permutation(5))
+        folding = Folding(sealed.descriptor, sealed.plan, sealed.key, desk.updates)
+        for device, sha256 in record.items():
+            folding.consider(device, sha256)
+        first = lasting.publish(sealed.descriptor, sealed.plan, folding.total(folding.counts().folded), sorted(record))
+        written = desk.states()
+        again = desk.close(sealed, record, Publisher(desk.models))
+        assert again == first
+        assert desk.states() == written, "its state has the same bits as well"
+        base = first.model.ref()
+    assert len(desk.states()) == 3
+
+
+def test_two_rounds_of_fedadam_are_two_steps_of_it() -> None:
+    desk = Desk(plan_of("fedadam", server_learning_rate=0.1, tau=1e-3))
+    weights, state, base = desk.vector(desk.base), {}, desk.base
+    for number in (1, 2):
+        updates = {device: random_update(desk.plan, number * 10 + i) for i, device in enumerate(updates_of(3))}
+        sealed = desk.round(number, base)
+        base = desk.close(sealed, bring(sealed, updates, range(3)), Publisher(desk.models)).model.ref()
+        step = FedAdam(0.1, 0.9, 0.99, 1e-3).step(weights, weighted_mean(updates), state)
+        weights, state = step.weights, step.state
+        np.testing.assert_allclose(desk.vector(base), weights, rtol=1e-6, atol=1e-7)
+
+
+def test_fedavg_keeps_no_state_and_names_none() -> None:
+    desk = Desk(plan_of("fedavg"))
+    sealed = desk.round(1, desk.base)
+    result = desk.close(sealed, bring(sealed, updates_of(2), range(2)), Publisher(desk.models))
+    assert desk.states() == []
+    assert state_of(desk.models.get(result.model.key)) is None
+
+
+@pytest.mark.parametrize("damage", [b"", b"not what was written"], ids=["cut off", "other bytes"])
+def test_a_state_that_was_damaged_is_never_used(damage: bytes) -> None:
+    desk = Desk(plan_of("fedyogi"))
+    sealed = desk.round(1, desk.base)
+    model = desk.close(sealed, bring(sealed, updates_of(2), range(2)), Publisher(desk.models)).model.ref()
+    desk.models.put(state_key(TASK, str(state_of(desk.models.get(model.key)))), damage)
+    sealed = desk.round(2, model)
+    with pytest.raises(Refusal) as refusal:
+        desk.close(sealed, bring(sealed, updates_of(2), range(2)), Publisher(desk.models))
+    assert refusal.value.code is Code.MODEL_MISMATCH
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedadam"])
+def test_a_model_that_is_not_finite_is_never_published(strategy: str) -> None:
+    desk = Desk(plan_of(strategy, server_learning_rate=10))
+    sealed = desk.round(1, desk.base)
+    huge = Update(np.full(desk.plan.parameters, 3e38, np.float32), examples=10)
+    with pytest.raises(Refusal) as refusal:
+        desk.close(sealed, bring(sealed, dict.fromkeys(updates_of(2), huge), range(2)), Publisher(desk.models))
+    assert refusal.value.code is Code.AGGREGATE_NOT_FINITE
+    assert desk.states() == []
