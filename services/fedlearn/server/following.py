@@ -35,7 +35,7 @@ class _Stored:
 class FollowedTask(TaskWatch):
     """A task whose driver is elsewhere."""
 
-    def follow(self, stored: _Stored) -> None:
+    async def follow(self, stored: _Stored) -> None:
         """Take over what is stored, and answer the devices that have been selected by now."""
         before, round_ = self.round, stored.latest
         if stored.task != self._task:
@@ -50,7 +50,7 @@ class FollowedTask(TaskWatch):
         if before is not None and before.id == round_.id:
             self._around.feed.happened(between(before, round_, self._around.clock()))
         if round_.phase is Phase.REPORTING:
-            self.assign_here(round_)
+            await self.assign_here(round_)
 
 
 class Following:
@@ -122,7 +122,7 @@ class Following:
             return
         if task.id not in self.tasks:
             self.tasks[task.id] = FollowedTask(task, await self._plan(task.plan_digest), self._around)
-        self.tasks[task.id].follow(stored)
+        await self.tasks[task.id].follow(stored)
         if stored.is_over:
             del self.tasks[task.id]
 

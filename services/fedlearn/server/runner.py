@@ -332,7 +332,7 @@ class TaskRunner(TaskWatch):
                 case rounds.OpenRound():
                     spawn(self._open(round_), self._work)
                 case rounds.AssignCohort():
-                    self.assign_here(round_)
+                    spawn(self.assign_here(round_), self._work)
                 case rounds.CloseRound():
                     spawn(self._close(round_.id), self._work)
                 case rounds.SweepRound():

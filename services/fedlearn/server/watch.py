@@ -12,6 +12,8 @@ from fedlearn.server.assignments import Assigner
 from fedlearn.server.cohort import Cohort
 from fedlearn.server.surroundings import Surroundings
 
+_ANSWERED_AT_ONCE = 100
+
 
 class TaskWatch:
     """The task's latest round. Whoever keeps it current calls `show`."""
@@ -48,11 +50,15 @@ class TaskWatch:
         seconds_left = (round_.deadline or now) - now
         return self._assigner.assign(device, seconds_left, now) if seconds_left > 0 else None
 
-    def assign_here(self, round_: Round) -> None:
+    async def assign_here(self, round_: Round) -> None:
         """Answer the check-ins of the round's devices that are held here."""
+        answered = 0
         for device in round_.devices(*OUTSTANDING):
             if self._around.fleet.holds_here(device) and (assignment := self.assignment(device)) is not None:
                 self._around.fleet.answer(device, assignment)
+                answered += 1
+                if answered % _ANSWERED_AT_ONCE == 0:  # a cohort of thousands takes a second: others have their turns meanwhile
+                    await asyncio.sleep(0)
 
     def announce(self) -> None:
         """Let those go who wait for a change."""
