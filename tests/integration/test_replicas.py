@@ -203,7 +203,7 @@ def test_a_leader_that_was_stopped_beyond_its_lease_writes_nothing_when_it_wakes
 
 def test_the_late_write_of_a_leader_that_was_stopped_is_refused(servers: Replicas, trial: Trial) -> None:
     trial.submit(goal=2, rounds=1, selection_timeout_seconds=5)  # nobody comes: whoever leads abandons the round then
-    opened = servers.store.round(trial.id())
+    opened = wait_for(lambda: servers.store.latest_round(trial.id().task), "the round")
     leader = servers.leader()
     assert leader is not None
     servers.signal(leader.address, signal.SIGSTOP)

@@ -77,6 +77,7 @@ class Coordinator:
         await self.stop()
         for runner in self._runners.values():
             runner.announce()
+            task_metrics.leave(runner.id)
         self._runners.clear()
         self._supervisors.clear()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from fedlearn.core.errors import Outage, Refusal
@@ -32,7 +33,8 @@ class Election:
 
     def __init__(self, lock: LeaderLock, candidate: Candidate) -> None:
         self._lock, self._candidate = lock, candidate
-        self._asking: asyncio.Task[bool] | None = None
+        self._threads = ThreadPoolExecutor(1, "lead")  # its own: where all others hang, this one must go on
+        self._asking: asyncio.Future[bool] | None = None
         self._asked_at = self._held_until = 0.0
         self._doubted = asyncio.Event()
         self.leads = False
@@ -59,16 +61,24 @@ class Election:
         if self._asking is not None:
             await asyncio.wait({self._asking}, timeout=self._lock.lease_seconds)
         await self._give_up()
-        await asyncio.to_thread(self._lock.release)
+        await self._let_go()
+        self._threads.shutdown(wait=False)
 
     async def _begin(self) -> None:
         try:
             await self._candidate.lead()
-        except (Outage, Refusal) as error:
-            _log.warning("the lead can't be taken yet", code=error.code, detail=error.detail)
+        except Exception as error:
+            if isinstance(error, Outage | Refusal):
+                _log.warning("the lead can't be taken yet", code=error.code, detail=error.detail)
+            else:
+                _log.exception("this replica fails to lead; another one may")
             await self._candidate.follow()
+            await self._let_go()
         else:
             self.leads = True
+
+    async def _let_go(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._lock.release)
 
     async def _give_up(self) -> None:
         self.leads = False
@@ -79,7 +89,7 @@ class Election:
         now = asyncio.get_running_loop().time
         if self._asking is None:
             self._asked_at = now()
-            self._asking = asyncio.create_task(asyncio.to_thread(self._lock.hold))
+            self._asking = asyncio.get_running_loop().run_in_executor(self._threads, self._lock.hold)
         patience = self._held_until - now() if self.leads else self._lock.lease_seconds
         done, _ = await asyncio.wait({self._asking}, timeout=max(0.0, patience))
         if not done:
