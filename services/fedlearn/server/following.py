@@ -44,6 +44,8 @@ class FollowedTask(TaskWatch):
         if round_ is None or round_ == before:
             self.announce()
             return
+        if before is not None and before.id != round_.id:  # its end may not have been seen
+            self.cohort.let_go()
         if round_.phase is Phase.REPORTING and not self.is_prepared(round_):
             self.prepare(round_)
         self.show(round_)
@@ -108,6 +110,7 @@ class Following:
         """Follow no task any more; who waits for one is answered."""
         for followed in self.tasks.values():
             followed.cohort.leave()
+            followed.cohort.let_go()
             followed.announce()
         self.tasks.clear()
 

@@ -115,6 +115,37 @@ async def test_who_waits_while_wanted_is_told_of_the_end_that_another_replica_sa
     assert caught.value.code is Code.ROUND_CLOSED
 
 
+@pytest.mark.parametrize("seen", [True, False], ids=["seen", "unseen"])
+async def test_who_leads_next_selects_the_devices_of_the_round_before(desk: Desk, follower: Desk, seen: bool) -> None:
+    """Even if it has not seen that round's end, nor perhaps that another one has begun."""
+    await desk.drive(desk.add_task(rounds=2))
+    first = await driven(desk, "a", "b")
+    following = follower.coordinator.following
+    await following.read_now(T)
+    await ended(desk, first)
+    await desk.reach(2, Phase.SELECTION)
+    if seen:
+        await following.read_now(T)
+    await desk.coordinator.follow()
+    follower.check_in("a", "b")
+    await follower.coordinator.lead(follower.store)
+    await desk.reach(2, Phase.REPORTING)
+
+
+async def test_who_waits_while_wanted_is_told_though_the_round_s_end_was_not_seen(desk: Desk, follower: Desk) -> None:
+    await desk.drive(desk.add_task(rounds=2))
+    first = await driven(desk, "a", "b")
+    await follower.coordinator.following.read_now(T)
+    waiting = asyncio.create_task(follower.coordinator.while_wanted(first.id, A, 10.0))
+    await asyncio.sleep(0)
+    await ended(desk, first)
+    await desk.reach(2, Phase.SELECTION)
+    await follower.coordinator.following.read_now(T)
+    async with asyncio.timeout(2):
+        with pytest.raises(Refusal):
+            await waiting
+
+
 async def test_a_round_that_nobody_has_read_yet_is_not_said_to_be_closed(desk: Desk, follower: Desk) -> None:
     await desk.drive(desk.add_task())
     round_ = await driven(desk, "a", "b")
