@@ -21,19 +21,19 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
+import numpy as np
 
 from fedlearn.adapters.database import DatabaseRoundStore
 from fedlearn.adapters.operator import OperatorClient
-from fedlearn.core.ids import RoundId
+from fedlearn.core.ids import RoundId, TaskId
 from fedlearn.core.replicas import Leader
 from fedlearn.core.rounds import Phase, Round
 from fedlearn.local.chaos import TASK, Arena
 from fedlearn.local.chaos_checks import faults, orphans, outcome
 from fedlearn.local.deployment import Environment, free_port
-from fedlearn.local.identities import SERVER_AUDIENCE
 from fedlearn.local.storage import LocalStorage
-from fedlearn.protocol.messages import Assignment
+from fedlearn.protocol.messages import Assignment, Policy
+from fedlearn.protocol.tensors import encode_model, unflatten
 from support.balancer import Balancer
 from support.postgres import Postgres, find_programs
 from support.replicas import Replicas
@@ -104,17 +104,18 @@ class Servers(Arena):
         self._launch(name)
         self._wait_until_ready(name)
 
-    def give_up(self, leader: Leader, round_: Round) -> int:
-        """Tell just this server, as the aggregator, that the round has failed; the status of its answer."""
-        token = self._deployment.identities.prepare().mint("fedlearn-aggregator", "aggregator-0", SERVER_AUDIENCE, 3600)
-        answer = httpx.put(
-            f"{leader.address}/v1/rounds/{round_.id}/failure",
-            json={"code": "internal", "detail": "The benchmark says so."},
-            headers={"Authorization": f"Bearer {token}"},
-            timeout=60,
-            trust_env=False,
-        )
-        return answer.status_code
+    def submit_idle(self, name: str) -> Round:
+        """A task that no device takes part in; its first round, which has yet to be abandoned."""
+        plan = self.plan.model_copy(update={"dataset": name})
+        vector = np.zeros(plan.parameters, np.float32)
+        policy = Policy(goal=2, min_fraction=1.0, selection_timeout_seconds=12)
+        with self._client() as client:
+            client.submit(name, plan, encode_model(unflatten(vector, plan), plan), policy=policy)
+        return self.wait(lambda: self.store.latest_round(TaskId(name)), "the idle task's round")
+
+    def cancel(self, task: TaskId) -> None:
+        with self._client() as client:
+            client.cancel(task)
 
     def refused(self, leader: Leader) -> int:
         """How many writes of its the fence has refused, by the log of its server."""
@@ -150,26 +151,26 @@ def kill(servers: Servers, kills: int) -> None:
 
 
 def stop(servers: Servers, stops: int) -> None:
-    """What reaches the stopped leader meanwhile, it takes up when it wakes: word that its round has failed."""
+    """The deadline of a task without devices passes meanwhile: when the stopped leader wakes, it wants to abandon its round."""
     print(f"\n{stops} SIGSTOPs of the leader, each until its lease was over and another led:")
-    for _ in range(stops):
+    for turn in range(stops):
+        idle = servers.submit_idle(f"idle-{turn}")
         round_, leader = servers.aim(Phase.REPORTING), servers.leader()
         servers.send(leader, signal.SIGSTOP)
-        with ThreadPoolExecutor(1) as threads:
-            try:
-                late = threads.submit(servers.give_up, leader, round_)
-                seconds = servers.after(leader)
-                time.sleep(1.0)
-            finally:
-                servers.send(leader, signal.SIGCONT)
-            answer = late.result(60)
+        try:
+            seconds = servers.after(leader)
+            assert idle.deadline is not None
+            time.sleep(max(0.0, idle.deadline - time.time()) + 1.0)
+        finally:
+            servers.send(leader, signal.SIGCONT)
         new = servers.leader()
-        servers.wait(lambda n=round_.id.number: servers.round(n).phase.ended, "the round to end", WAIT_SECONDS)
+        time.sleep(3.0)
         assert servers.leader() == new, "the woken server took the lead back"
+        servers.wait(lambda n=round_.id.number: servers.round(n).phase.ended, "the round to end", WAIT_SECONDS)
+        servers.cancel(idle.id.task)
         print(
-            f"  another leads after {seconds[0]:.2f} s; the woken one was told to give up the round: its answer was {answer}, "
-            f"the fence has refused {servers.refused(leader)} writes of its, and the round: "
-            f"{outcome(servers.round(round_.id.number))}",
+            f"  another leads after {seconds[0]:.2f} s; writes of the woken one that the fence has refused: "
+            f"{servers.refused(leader)}; the round: {outcome(servers.round(round_.id.number))}",
             flush=True,
         )
 

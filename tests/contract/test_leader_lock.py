@@ -9,10 +9,12 @@ import pytest
 
 from fedlearn.adapters.database import AdvisoryLock
 from fedlearn.adapters.database.engine import Database
+from fedlearn.adapters.kubernetes.connection import connect
 from fedlearn.adapters.kubernetes.lease import LeaseLock
 from fedlearn.core.errors import Code, Outage
 from fedlearn.core.replicas import LeaderLock
 from support.leases import LeaseApi
+from support.namespace import own_namespace
 from support.played_api import connected, played
 from support.postgres import Postgres
 
@@ -43,13 +45,30 @@ def leases(directory: Path, kept: ExitStack) -> Make:
     return make
 
 
-@pytest.fixture(params=["advisory", "lease"])
+def leases_in_a_cluster(directory: Path, kept: ExitStack) -> Make:
+    """With no more rights than the chart gives."""
+    home = kept.enter_context(own_namespace("lease"))
+    home.account("fedlearn-server")
+    home.allow("fedlearn-server", ("coordination.k8s.io", "leases", "create get update"))
+    kubeconfig = home.kubeconfig("fedlearn-server", directory)
+
+    def make(holder: str) -> LeaderLock:
+        connection = connect(kubeconfig)
+        kept.callback(connection.close)
+        return LeaseLock(connection.api, home.name, "fedlearn-server", holder, lease_seconds=LEASE_SECONDS)
+
+    return make
+
+
+@pytest.fixture(params=["advisory", "lease", "lease in a cluster"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
     with ExitStack() as kept:
-        if request.param == "lease":
+        if request.param == "advisory":
+            yield advisory_locks(request.getfixturevalue("postgres"), kept)
+        elif request.param == "lease":
             yield leases(tmp_path, kept)
         else:
-            yield advisory_locks(request.getfixturevalue("postgres"), kept)
+            yield leases_in_a_cluster(tmp_path, kept)
 
 
 def held_within(lock: LeaderLock, seconds: float) -> float:

@@ -3,7 +3,7 @@
 from sqlalchemy import Connection, select
 
 from fedlearn.adapters.database.engine import insert_new
-from fedlearn.adapters.database.signals import LEADER, announce
+from fedlearn.adapters.database.signals import LEADER, announce, telling
 from fedlearn.adapters.database.tables import leadership
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.replicas import Leader
@@ -23,14 +23,16 @@ def begin_epoch(connection: Connection, holder: str, address: str) -> int:
     return epoch
 
 
-def check_epoch(connection: Connection, epoch: int) -> None:
-    """Go on only in this epoch, and let no other begin before the transaction ends.
+def check_epoch(connection: Connection, epoch: int, *signals: str) -> None:
+    """Go on only in this epoch, let no other begin before the transaction ends, and send these signals with it.
 
     Raises:
         Refusal: `not_leader`.
     """
-    current = select(leadership.c.epoch).where(leadership.c.id == _ROW).with_for_update(read=True)
-    if connection.execute(current).scalar_one_or_none() != epoch:
+    told = telling(connection, *signals)
+    current = select(leadership.c.epoch, *told).where(leadership.c.id == _ROW).with_for_update(read=True)
+    row = connection.execute(current).one_or_none()
+    if row is None or row.epoch != epoch:
         _log.warning("a write is refused: it is of an epoch that is over", epoch=epoch, code=Code.NOT_LEADER)
         raise Refusal(Code.NOT_LEADER, f"Epoch {epoch} is over: another replica leads the rounds.")
 

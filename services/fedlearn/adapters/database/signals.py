@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 
 from fedlearn.adapters.database.engine import Database
 from fedlearn.core.errors import Code, Outage
@@ -29,10 +29,17 @@ TASK = "task "
 """Followed by the task's name: it, or one of its rounds, has changed."""
 
 
-def announce(connection: Connection, signal: str) -> None:
+def announce(connection: Connection, *signals: str) -> None:
     """Tell all replicas once this transaction is durable, and only then."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(select(func.pg_notify(_CHANNEL, signal)))
+    if told := telling(connection, *signals):
+        connection.execute(select(*told))
+
+
+def telling(connection: Connection, *signals: str) -> list[ColumnElement[Any]]:
+    """The columns by which any query of this transaction tells them: a statement less."""
+    if connection.dialect.name != "postgresql":
+        return []
+    return [func.pg_notify(_CHANNEL, signal).label(f"told_{number}") for number, signal in enumerate(signals)]
 
 
 class Listener:

@@ -249,9 +249,9 @@ class DatabaseRoundStore:
         """A transaction behind the fence, of which the replicas are told."""
         with self._database.writing() as connection:
             if self._epoch is not None:
-                check_epoch(connection, self._epoch)
-            for signal in signals:
-                announce(connection, signal)
+                check_epoch(connection, self._epoch, *signals)
+            else:
+                announce(connection, *signals)
             yield connection
 
     # --- logs
