@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 
+from pydantic import ValidationError
+
 from fedlearn.core.errors import FedlearnError
 from fedlearn.core.ids import DeviceId
 from fedlearn.core.ports import Clock
@@ -79,8 +81,8 @@ class Exchange:
             gone = [device for device, presence in news.items() if presence is None]
             try:
                 await asyncio.to_thread(self._presences.put, self._replica, present, gone)
-            except FedlearnError as error:
-                _log.warning("other replicas are not told of devices", code=error.code, detail=error.detail)
+            except Exception as error:
+                _tell_of("other replicas are not told of devices", error)
                 self._news = {**news, **self._news}
                 self._written.set()
                 await asyncio.sleep(_OUTAGE_PAUSE_SECONDS)
@@ -97,8 +99,8 @@ class Exchange:
             began = loop.time()
             try:
                 self._show(await asyncio.to_thread(self._presences.elsewhere, self._replica))
-            except FedlearnError as error:
-                _log.warning("the devices at other replicas are not known", code=error.code, detail=error.detail)
+            except Exception as error:
+                _tell_of("the devices at other replicas are not known", error)
                 await asyncio.sleep(_OUTAGE_PAUSE_SECONDS)
             await asyncio.sleep(_GATHER_SECONDS + _IDLE_SHARE * (loop.time() - began))
 
@@ -110,10 +112,21 @@ class Exchange:
         for presence in presences:
             text, checkin = before.get(presence.device, ("", None))
             if checkin is None or text != presence.checkin:
-                checkin = CheckIn.model_validate_json(presence.checkin)
+                try:
+                    checkin = CheckIn.model_validate_json(presence.checkin)
+                except ValidationError:  # a newer release's, while servers are replaced one by one
+                    continue
                 self._speeds.note(presence.device, checkin)
             self._checkins[presence.device] = presence.checkin, checkin
             elsewhere[presence.device] = Elsewhere(checkin, presence.waiting, now + presence.seconds)
             visits[presence.device] = Visit(checkin, presence.seen_at)
         self._roster.see_elsewhere(visits)
         self._fleet.see_elsewhere(elsewhere)
+
+
+def _tell_of(what: str, error: Exception) -> None:
+    """An outage is foreseen, anything else is a fault of ours; the exchange goes on in either case."""
+    if isinstance(error, FedlearnError):
+        _log.warning(what, code=error.code, detail=error.detail)
+    else:
+        _log.error(what, exc_info=error)

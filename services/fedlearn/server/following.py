@@ -100,8 +100,11 @@ class Following:
             began = asyncio.get_running_loop().time()
             try:
                 await self._read(None if everything else named)
-            except Outage as outage:
-                _log.warning("rounds can't be followed", code=outage.code, detail=outage.detail)
+            except Exception as error:  # whatever it is: a server that follows no more would be of no use
+                if isinstance(error, Outage):
+                    _log.warning("rounds can't be followed", code=error.code, detail=error.detail)
+                else:
+                    _log.exception("following the rounds failed, and begins again")
                 self.read_again()
                 await asyncio.sleep(_OUTAGE_PAUSE_SECONDS)
             await asyncio.sleep(_PAUSE_SECONDS + _IDLE_SHARE * (asyncio.get_running_loop().time() - began))

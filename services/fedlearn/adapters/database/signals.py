@@ -69,9 +69,11 @@ class Listener:
                 for signal in self._signals():
                     failures = 0
                     self._hear(signal)
-            except Outage as outage:
-                if not failures:
-                    _log.warning("signals are not heard", code=outage.code, detail=outage.detail)
+            except Exception as error:  # whatever it is: a server that hears nothing would be of no use
+                if not isinstance(error, Outage):
+                    _log.exception("hearing signals failed, and begins again")
+                elif not failures:
+                    _log.warning("signals are not heard", code=error.code, detail=error.detail)
                 self._stopping.wait(_PAUSES_SECONDS[min(failures, len(_PAUSES_SECONDS) - 1)])
                 failures += 1
 
