@@ -74,7 +74,7 @@ def build_app(settings: ServerSettings, address: str = "") -> FastAPI:
     coordinator = Coordinator(around)
     replica = None
     if not store.database.is_sqlite:
-        replica = join_replicas(coordinator, store, roster, settings, address)
+        replica = _join_replicas(coordinator, store, roster, settings, address)
     console = Console(coordinator, roster, cluster, shows_labels=settings.show_labels)
     _connect(around.feed, console, roster)
 
@@ -140,7 +140,7 @@ def _connect(feed: Feed, console: Console, roster: Roster) -> None:
     roster.on_visit = feed.device
 
 
-def join_replicas(
+def _join_replicas(
     coordinator: Coordinator, store: DatabaseRoundStore, roster: Roster, settings: ServerSettings, address: str
 ) -> Replica:
     """Make this server one of those on its database."""
