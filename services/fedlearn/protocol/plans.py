@@ -22,6 +22,7 @@ from fedlearn.core.errors import Code, Refusal
 from fedlearn.protocol.aggregations import Aggregation, FedAvgPlan, Strict
 
 MAX_PARAMETERS = 500_000_000
+KEEP_FRACTION = 0.01
 
 ALLOWED_CLASSES = frozenset(
     {
@@ -48,6 +49,7 @@ INERT_CLASSES = frozenset(
 """What a layer's configuration may hold beside layers: dtypes, initializers, regularizers and constraints."""
 
 
+Codec = Literal["float32", "float16", "int8", "top_k"]
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -136,11 +138,47 @@ class LocalTraining(_Grown):
         return self
 
 
-class UpdateFormat(Strict):
-    """How deltas travel: each window of `window_elements` coordinates is encoded and sealed by itself."""
+class UpdateFormat(_Grown):
+    """How deltas travel: each window of `window_elements` coordinates is encoded and sealed by itself. docs/codecs.md compares.
 
-    encoding: Literal["float32", "float16"] = "float32"
+    Args:
+        keep_fraction: of `top_k`, which sends so many of the coordinates (0.01 by default) and keeps the rest for later rounds.
+    """
+
+    _later: ClassVar = ("keep_fraction",)
+
+    encoding: Codec = "int8"
     window_elements: Annotated[int, Field(ge=1024, le=16_777_216)] = 262_144
+    keep_fraction: Annotated[float | None, Field(gt=0, le=0.5)] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("encoding") == "top_k" and given.get("keep_fraction") is None:
+            return {**given, "keep_fraction": KEEP_FRACTION}
+        return given
+
+    @model_validator(mode="after")
+    def _check(self) -> "UpdateFormat":
+        if (self.keep_fraction is None) != (self.encoding != "top_k"):
+            raise ValueError(f"keep_fraction is of top_k, not of {self.encoding}")
+        return self
+
+    def keep(self, parameters: int) -> int:
+        """How many of so many coordinates `top_k` sends; 0 for any other encoding."""
+        return 0 if self.keep_fraction is None else max(1, round(self.keep_fraction * parameters))
+
+
+def name_codec(codec: str, keep_fraction: float | None = None) -> UpdateFormat:
+    """A plan's `update`, by the names that docs/codecs.md lists.
+
+    Raises:
+        Refusal: `plan_invalid`, naming what does not fit.
+    """
+    try:
+        return UpdateFormat.model_validate({"encoding": codec, "keep_fraction": keep_fraction})
+    except ValidationError as error:
+        raise Refusal(Code.PLAN_INVALID, f"The codec is not valid: {faults_of(error)}.") from error
 
 
 class Plan(_Grown):
@@ -173,6 +211,9 @@ class Plan(_Grown):
         foreign = sorted(set(foreign_classes(self.architecture)))
         if foreign:
             raise ValueError(f"the architecture uses {', '.join(foreign)}, which is not on the list of allowed layers")
+        if self.update.encoding == "top_k" and self.aggregation.rule is not None:
+            # most coordinates are 0 in most updates; and a rule drops what the device takes for delivered
+            raise ValueError(f"top_k goes with the weighted mean only, not with the rule {self.aggregation.rule.name}")
         if self.parameters > MAX_PARAMETERS:
             raise ValueError(f"the model has {self.parameters} parameters, more than {MAX_PARAMETERS}")
         return self
