@@ -20,11 +20,11 @@ $(VENV)/.run: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fedlearn needs Python 3.11 or newer: set PYTHON=python3.11")'
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install --upgrade 'pip>=25.1'
-	@$(PIP) install --constraint constraints.txt --editable '.[learning,local]'
+	@$(PIP) install --constraint constraints.txt --editable '.[learning,local,plots]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	@$(PIP) install --constraint constraints.txt --group dev --editable '.[learning,local,postgresql]'
+	@$(PIP) install --constraint constraints.txt --group dev --editable '.[learning,local,plots,postgresql]'
 	@touch $@
 
 .PHONY: setup
@@ -49,8 +49,8 @@ check: lint types imports test ## the gate: format, lint, types, import rules, t
 
 .PHONY: lint
 lint: $(VENV)/.dev ## format and lint, changing nothing
-	@$(BIN)/ruff format --check --quiet services tests benchmarks || (echo "run 'make format'" && exit 1)
-	@$(BIN)/ruff check --quiet services tests benchmarks
+	@$(BIN)/ruff format --check --quiet services tests benchmarks examples || (echo "run 'make format'" && exit 1)
+	@$(BIN)/ruff check --quiet services tests benchmarks examples
 
 .PHONY: types
 types: $(VENV)/.dev ## check the types
@@ -62,20 +62,34 @@ imports: $(VENV)/.dev ## check who may import whom
 
 .PHONY: format
 format: $(VENV)/.dev ## format and mend what can be mended
-	@$(BIN)/ruff check --fix --quiet services tests benchmarks || true
-	@$(BIN)/ruff format services tests benchmarks
+	@$(BIN)/ruff check --fix --quiet services tests benchmarks examples || true
+	@$(BIN)/ruff format services tests benchmarks examples
 
 .PHONY: docs
-docs: $(VENV)/.dev ## write the pages that are generated: settings, and the chart's README
+docs: $(VENV)/.dev ## write what is generated: settings, metrics, dashboards, and the chart's README
 	@$(BIN)/python tests/support/settings_page.py
+	@$(BIN)/python tests/support/metrics_page.py
+	@$(BIN)/python tests/support/write_dashboards.py
 	@$(BIN)/python tests/support/chart_readme.py
+
+KILLS ?= 50
+SEED ?= 0
+
+.PHONY: chaos
+chaos: $(VENV)/.dev ## kill roles at random while rounds run, and check every version (KILLS=200 SEED=0)
+	@$(BIN)/fedlearn chaos --kills $(KILLS) --seed $(SEED)
+.PHONY: pictures
+pictures: $(VENV)/.dev ## take the console's pictures in docs/images (needs Chromium)
+	@$(BIN)/python tests/browser/pictures.py
 
 # --- containers and clusters
 
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 IMAGES := fedlearn-server fedlearn-aggregator fedlearn-device
 DOCKER_BUILD_FLAGS ?=
+HELM_FLAGS ?=
 NAMESPACE ?= fedlearn
+MONITORING ?= true
 
 .PHONY: images
 images: ## build the three images (DOCKER_BUILD_FLAGS=--network=host where builds need it)
@@ -83,22 +97,22 @@ images: ## build the three images (DOCKER_BUILD_FLAGS=--network=host where build
 	  docker build $(DOCKER_BUILD_FLAGS) --file Dockerfile.$$role --tag fedlearn-$$role:$(VERSION) . || exit 1; done
 
 .PHONY: kind-up
-kind-up: images ## the images and the chart on a local kind cluster
+kind-up: images ## the images and the chart on a local kind cluster, with Grafana (MONITORING=false: without)
 	@kind get clusters | grep -qx fedlearn || kind create cluster --config k8s/kind.yaml
 	@for image in $(IMAGES); do kind load docker-image --name fedlearn $$image:$(VERSION) || exit 1; done
-	@$(MAKE) --no-print-directory install
+	@$(MAKE) --no-print-directory install HELM_FLAGS="--set monitoring.demo.enabled=$(MONITORING) $(HELM_FLAGS)"
 
 .PHONY: minikube-up
 minikube-up: images ## the images and the chart on a local minikube
 	@minikube status >/dev/null 2>&1 || minikube start --memory 6g
 	@for image in $(IMAGES); do minikube image load $$image:$(VERSION) || exit 1; done
-	@$(MAKE) --no-print-directory install
+	@$(MAKE) --no-print-directory install HELM_FLAGS="--set monitoring.demo.enabled=$(MONITORING) $(HELM_FLAGS)"
 
 .PHONY: install
 install: ## the chart into the current cluster, in a namespace that enforces restricted pods
 	@kubectl get namespace $(NAMESPACE) >/dev/null 2>&1 || kubectl create namespace $(NAMESPACE)
 	@kubectl label namespace $(NAMESPACE) --overwrite pod-security.kubernetes.io/enforce=restricted >/dev/null
-	@helm upgrade --install fedlearn charts/fedlearn --namespace $(NAMESPACE) --wait --timeout 10m
+	@helm upgrade --install fedlearn charts/fedlearn --namespace $(NAMESPACE) --wait --timeout 10m $(HELM_FLAGS)
 	@kubectl get pods --namespace $(NAMESPACE)
 
 # --- figures

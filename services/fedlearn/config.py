@@ -101,7 +101,12 @@ class ServerSettings(_Service):
     operator_token_file: Path = Field(description="The bearer token of operators; it changes tasks.")
     ticket_grace_seconds: float = Field(60.0, ge=0, le=3600, description="How long a ticket outlives its round's deadline.")
     manual: bool = Field(False, description="Commit at `/send_model_clients`, for the walk-through: anybody may call it.")
+    show_labels: bool = Field(False, description="Whether the console shows how many examples of each label a device holds.")
     max_checkin_seconds: float = Field(60.0, ge=0, le=300, description="The longest that a check-in is held.")
+    max_checkins_per_second: float = Field(
+        200.0, ge=1, le=100_000, description="A large fleet is told to come back this often."
+    )
+    max_away_seconds: float = Field(900.0, ge=1, le=86400, description="The longest that a device is told to stay away.")
 
 
 class AggregatorSettings(_Service):
@@ -131,20 +136,48 @@ class DeviceSettings(_Service):
     aggregator_token_file: Path = Field(description="Its token for the aggregator (audience fedlearn-aggregator).")
     aggregator_identity_file: Path = Field(description="The aggregator's public identity key (PEM).")
     dataset: str = Field("mnist", min_length=1, description="What its shards are of; a task of another dataset passes it by.")
-    shards: Path = Field(description="A shard's directory, or with `count` a directory of directories 0, 1, …")
+    shards: Path | None = Field(
+        None, description="A shard's directory, or with `count` a directory of directories 0, 1, …; this or `loader`."
+    )
+    loader: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="In place of `shards`: `package.module:function`, called with `first_shard` + slot; see docs/data.md.",
+    )
+    feature_columns: str = Field(
+        "x", min_length=1, description="In Parquet shards: the column of features, or several of one number each, by commas."
+    )
+    label_column: str = Field("y", min_length=1, description="In Parquet shards: the column of labels.")
+    classes: int | None = Field(
+        None, ge=1, le=1_000_000, description="How many classes the labels number, from 0; a shard with others is refused."
+    )
     count: int | None = Field(None, ge=1, le=4096, description="How many devices it hosts; none for one, without slots.")
-    first_shard: int = Field(0, ge=0, description="With `count`: the name of the first device's directory.")
+    first_shard: int = Field(
+        0, ge=0, description="With `count`: the name of the first device's directory; with `loader`: its number."
+    )
     learner: Literal["keras", "synthetic"] = Field("keras", description="synthetic: random deltas, for load and chaos.")
+    synthetic_seconds: float = Field(0.0, ge=0, le=3600, description="How long the synthetic learner lets a training last.")
     seed: int = Field(0, ge=0, lt=2**32, description="Makes local training repeatable.")
     manual: bool = Field(
         False, description="Train at `/modeltrain` and so on, for the walk-through: anybody may call it. Without `count`."
     )
+    conditions_file: Path | None = Field(
+        None,
+        description="JSON with idle, charging, unmetered, kept current by whoever watches the machine; none: always all three.",
+    )
+    tells_labels: bool = Field(False, description="Whether it tells the server how many examples of each label it holds.")
     checkin_seconds: float = Field(30.0, gt=0, le=300, description="How long one check-in may be held.")
 
     @model_validator(mode="after")
     def _one_device_by_hand(self) -> Self:
         if self.manual and self.count is not None:
             raise ValueError("manual wants a process for each device: leave count out")
+        return self
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.shards is None) == (self.loader is None):
+            raise ValueError("give shards, a directory, or loader, a function: one of them")
         return self
 
 

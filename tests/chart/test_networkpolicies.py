@@ -127,6 +127,45 @@ class TestAddressesOutside:
         assert admitting == {"server"}
 
 
+class TestMetrics:
+    READ = ("server", "aggregator", "device", "evaluator")
+
+    @staticmethod
+    def reading(rendered: Rendered, peer: Mapping[str, str], namespace: str = NAMESPACE) -> set[str]:
+        return {
+            name
+            for name, port in PORTS.items()
+            for rule in rules(rendered, labels(rendered, name), "ingress") or ()
+            if any(p["port"] == port for p in rule["ports"]) and any(_is_peer_in(c, peer, namespace) for c in rule["from"])
+        }
+
+    def test_are_read_from_the_monitoring_namespace_alone(self) -> None:
+        rendered = render({"monitoring": {"namespace": "observability"}})
+        assert self.reading(rendered, STRANGER, "observability") == set(self.READ)
+        assert self.reading(rendered, STRANGER) == self.reading(rendered, STRANGER, "elsewhere") == set()
+
+    def test_are_read_by_nobody_unless_a_namespace_is_named(self, default: Rendered) -> None:
+        assert self.reading(default, STRANGER, "monitoring") == set()
+
+    def test_are_read_by_the_chart_s_own_prometheus_which_only_its_grafana_asks(self) -> None:
+        rendered = render({"monitoring": {"demo": {"enabled": True}}})
+        prometheus, grafana = (labels(rendered, name) for name in ("prometheus", "grafana"))
+        assert self.reading(rendered, prometheus) == set(self.READ)
+        assert all(allowed(rendered, prometheus, "egress", labels(rendered, n), PORTS[n]) for n in self.READ)
+        asking = {n for n in rendered.pods if allowed(rendered, prometheus, "ingress", labels(rendered, n), 9090)}
+        assert asking == {"grafana"}
+        assert allowed(rendered, grafana, "egress", prometheus, 9090)
+        assert not any(allowed(rendered, grafana, "ingress", labels(rendered, n), 3000) for n in rendered.pods)
+        assert not any(allowed(rendered, grafana, "egress", TestAddressesOutside.API, port) for port in (443, 6443))
+
+
+def _is_peer_in(rule: Manifest, peer: Mapping[str, str], namespace: str) -> bool:
+    if "namespaceSelector" in rule:
+        inside = selects(rule["namespaceSelector"], {"kubernetes.io/metadata.name": namespace})
+        return inside and selects(rule.get("podSelector", {}), peer)
+    return namespace == NAMESPACE and _is_peer(rule, peer)
+
+
 def test_every_pod_is_under_a_policy_in_both_directions(every: Rendered) -> None:
     if not every.of("NetworkPolicy"):
         pytest.skip("these values switch them off")

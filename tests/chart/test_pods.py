@@ -58,7 +58,7 @@ class TestEveryPod:
 
     def test_has_an_image_with_a_tag(self, pods: list[Pod]) -> None:
         for container in [container for pod in pods for container in pod.containers]:
-            assert container["image"].rpartition(":")[2][0].isdigit()
+            assert container["image"].rpartition(":")[2].removeprefix("v")[0].isdigit()
 
     def test_uses_every_volume_that_it_has(self, pods: list[Pod]) -> None:
         for pod in pods:

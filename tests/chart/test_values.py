@@ -117,6 +117,7 @@ def test_what_the_schema_does_not_know_or_allow_is_refused(given: dict[str, Any]
         ({"objectStore": {"endpoint": "https://s3.example.com"}}, "objectStore.seaweedfs.enabled to false"),
         ({"aggregator": {"identity": {"existingSecret": "s"}}}, "needs aggregator.identity.publicKey"),
         ({"aggregator": {"identity": {"publicKey": "p"}}}, "goes with existingSecret"),
+        ({"monitoring": {"podMonitor": {"enabled": True}}}, "monitoring.namespace"),
     ],
     ids=lambda given: next(iter(given)) if isinstance(given, dict) else given,
 )

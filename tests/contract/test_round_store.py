@@ -155,6 +155,7 @@ class TestTasks:
     def test_a_task_does_not_end_as_running(self, running: RoundStore) -> None:
         with refused(Code.TASK_STATE):
             running.end_task(MNIST, "running")
+        assert running.task(MNIST).state == "running"
 
 
 class TestRounds:

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedlearn.adapters.database import DatabaseRoundStore
+from fedlearn.core.eligibility import Demands
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.ports import RoundStore, Task
@@ -47,6 +48,9 @@ policies = st.builds(
     selection_timeout_seconds=seconds,
     reporting_timeout_seconds=seconds,
     aggregation_timeout_seconds=seconds,
+    demands=st.builds(
+        Demands, idle=st.booleans(), min_examples=sizes, runtime=st.text(st.characters(codec="utf-8"), max_size=9)
+    ),
 )
 metrics = st.dictionaries(st.text(max_size=8), st.floats(allow_nan=False))
 keys = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=9)

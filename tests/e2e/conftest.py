@@ -1,4 +1,5 @@
-"""Tests against the cluster that `KUBECONFIG` points to, whose nodes have the images (`make images`, `make kind-up`).
+"""Tests against the cluster that `KUBECONFIG` points to, whose nodes have the images (`make images`, `make kind-up`), and
+`python:3.11-slim` for bare pods, or what `FEDLEARN_TEST_IMAGE` names.
 
 Each module installs into a namespace of its own, which enforces Pod Security "restricted", and leaves the cluster as it was.
 """
@@ -20,9 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "e2e" in item.path.parts:
             item.add_marker(pytest.mark.slow)
             if "KUBECONFIG" not in os.environ:
-                item.add_marker(
-                    pytest.mark.skip(reason="it needs a cluster: set KUBECONFIG to one whose nodes have the images")
-                )
+                item.add_marker(pytest.mark.skip(reason=_WITHOUT))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -21,11 +21,13 @@ import pytest
 from pydantic import BaseModel
 
 from fedlearn.core.errors import Code
+from fedlearn.core.pods import PodState
 from fedlearn.core.rounds import Phase, Standing
 from fedlearn.local.identities import AGGREGATOR_AUDIENCE, SERVER_AUDIENCE
 from fedlearn.local.storage import LocalStorage
 from fedlearn.protocol import messages, sealing
 from fedlearn.protocol.problems import CATALOGUE, MEDIA_TYPE
+from fedlearn.telemetry.metrics.storage import Fault
 from support.trial import Trial
 from support.world import World, random_model, small_plan
 
@@ -89,7 +91,9 @@ def device(world: World) -> httpx.Client:
 # --- problems
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/nothing", "/v2/tasks", "/v1/tasks/a/b/c", "/%00", "/../../etc/passwd"])
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/v1", "/v1/nothing", "/v2/tasks", "/v1/tasks/a/b/c", "/%00", "/../../etc/passwd"]
+)
 def test_an_address_that_is_not_there_is_a_problem(client: httpx.Client, path: str) -> None:
     problem(client.get(path), Code.NOT_FOUND)
 
@@ -370,28 +374,53 @@ def test_a_server_without_its_database_is_alive_and_not_ready(world: World) -> N
 # --- metrics
 
 
-@pytest.mark.parametrize("service", SERVICES)
-def test_metrics_have_all_their_labels_from_the_start(world: World, service: str) -> None:
+def samples_of(world: World, service: str) -> set[str]:
     answer = httpx.get(f"{url_of(world, service)}/metrics", trust_env=False)
     assert answer.headers["content-type"].startswith("text/plain")
-    samples = set(re.findall(r"^fedlearn_\S+", answer.text, re.MULTILINE))
-    wanted = {f'fedlearn_updates_total{{result="{code}"}}' for code in Code if code.startswith("update_")}
-    wanted |= {'fedlearn_updates_total{result="folded"}', 'fedlearn_rounds_ended_total{outcome="committed",reason=""}'}
+    return set(re.findall(r"^fedlearn_(?:[^ {]+(?:\{.*\})?)", answer.text, re.MULTILINE))
+
+
+def test_the_server_s_metrics_have_all_their_labels_from_the_start(world: World) -> None:
+    samples = samples_of(world, "server")
     reasons = ("too_few_devices", "too_few_reports", "cohort_too_small", "aggregator_key_lost", "task_cancelled")
-    wanted |= {f'fedlearn_rounds_ended_total{{outcome="abandoned",reason="{reason}"}}' for reason in reasons}
+    wanted = {f'fedlearn_rounds_ended_total{{outcome="abandoned",reason="{reason}"}}' for reason in reasons}
+    wanted |= {'fedlearn_rounds_ended_total{outcome="committed",reason=""}'}
     wanted |= {f'fedlearn_round_participants_total{{standing="{standing}"}}' for standing in Standing}
     wanted |= {f'fedlearn_round_phase_seconds_count{{phase="{phase}"}}' for phase in Phase if not phase.ended}
+    wanted |= {f'fedlearn_fleet_pods{{state="{state}"}}' for state in PodState}
+    wanted |= {f'fedlearn_http_request_seconds_count{{route="POST /v1/checkins",status="{n}xx"}}' for n in (2, 4, 5)}
     assert wanted <= samples
 
 
-def test_no_label_names_a_task_a_round_or_a_device(trial: Trial) -> None:
+def test_the_aggregator_s_metrics_have_all_their_labels_from_the_start(world: World) -> None:
+    wanted = {f'fedlearn_updates_total{{result="{code}"}}' for code in Code if code.startswith("update_")}
+    wanted |= {f'fedlearn_storage_errors_total{{operation="get",reason="{reason}"}}' for reason in Fault}
+    assert {*wanted, 'fedlearn_updates_total{result="folded"}'} <= samples_of(world, "aggregator")
+
+
+def test_a_service_shows_no_metrics_of_another_s(world: World) -> None:
+    assert not [
+        sample for sample in samples_of(world, "aggregator") if sample.startswith(("fedlearn_round_", "fedlearn_task_"))
+    ]
+    assert not [sample for sample in samples_of(world, "server") if sample.startswith(("fedlearn_update", "fedlearn_device_"))]
+
+
+def test_no_label_names_a_round_or_a_device_and_only_a_task_s_own_metrics_name_it(trial: Trial) -> None:
     trial.submit(rounds=1)
     devices = trial.devices("a", "b")
     for device, assignment in zip(devices, trial.assign(*devices), strict=True):
         trial.bring(device, assignment, trial.update())
     trial.reach(1, "committed")
-    for service in SERVICES:
-        assert trial.name not in httpx.get(f"{url_of(trial.world, service)}/metrics", trust_env=False).text
+    named = {sample for service in SERVICES for sample in samples_of(trial.world, service) if trial.name in sample}
+    assert {sample.partition("{")[2] for sample in named} == {f'task="{trial.name}"}}'}
+    assert all(sample.startswith("fedlearn_task_") for sample in named)
+
+
+def test_a_path_or_method_of_the_caller_s_makes_no_label(world: World) -> None:
+    before = samples_of(world, "server")
+    for method, path in (("GET", "/v1/nothing/here"), ("PATCH", "/v1/tasks"), ("GET", "/v1/tasks/no-such-task")):
+        assert httpx.request(method, world.server_url + path, trust_env=False).status_code in (401, 404, 405)
+    assert {s for s in samples_of(world, "server") - before if "_http_" in s} == set()
 
 
 # --- what they do without

@@ -44,13 +44,19 @@ def test_rounds_equal_numpys_weighted_mean_in_any_order_of_arrival(trial: Trial)
     wait_for(lambda: trial.state() == "completed", "the task to complete")
 
 
-def test_only_as_many_reports_as_the_goal_are_waited_for(trial: Trial) -> None:
-    trial.submit(goal=2, over_selection=1.5, rounds=1)
+def test_only_as_many_reports_as_the_goal_are_waited_for_and_the_others_may_stop(trial: Trial) -> None:
     devices = trial.devices("a", "b", "c")
+    trial.introduce(*devices)
+    trial.submit(goal=2, over_selection=1.5, rounds=1)
     assignments = trial.assign(*devices)
     updates = [trial.update(), trial.update(30)]
-    for device, assignment, update in zip(devices, assignments, updates, strict=False):
-        trial.bring(device, assignment, update)
+    assert devices[2].wanted(assignments[2], wait_seconds=0.1).status_code == 204
+    with ThreadPoolExecutor(1) as threads:
+        released = threads.submit(devices[2].wanted, assignments[2], wait_seconds=20)
+        for device, assignment, update in zip(devices, assignments, updates, strict=False):
+            trial.bring(device, assignment, update)
+        assert (released.result().status_code, released.result().json()["code"]) == (409, "round_closed")
+    assert trial.device("stranger").wanted(assignments[2]).json()["code"] == "not_selected"
     assert trial.reach(1, "committed", "abandoned").phase == "committed"
     assert trial.standings()["c"] == ("released", None)
     assert np.abs(trial.model(1) - step(trial.model(0), updates)).max() < 1e-6
@@ -205,6 +211,20 @@ def test_a_device_of_another_dataset_is_passed_by(trial: Trial) -> None:
         assert waiting.result().json()["kind"] == "come_back"
 
 
+def test_a_device_that_does_not_meet_the_tasks_demands_is_passed_by(trial: Trial) -> None:
+    trial.submit(rounds=1, demands={"charging": True, "min_examples": 10})
+    a, b, c = trial.devices("a", "b", "c")
+    with ThreadPoolExecutor(1) as threads:
+        draining = threads.submit(c.check_in, 3, conditions={"charging": False})
+        assignments = trial.assign(a, b)
+        assert draining.result().json()["kind"] == "come_back"
+    assert assignments[0].demands.charging
+    assert c.drop_out(assignments[0], Code.NOT_ELIGIBLE).json()["code"] == Code.NOT_SELECTED
+    assert a.drop_out(assignments[0], Code.NOT_ELIGIBLE).status_code == 204
+    assert trial.standings()["a"] == ("dropped", "not_eligible")
+    trial.cancel()
+
+
 def test_a_second_check_in_of_a_device_ends_its_first(trial: Trial) -> None:
     device = trial.device("a")
     with ThreadPoolExecutor(1) as threads:
@@ -251,6 +271,25 @@ def test_two_tasks_run_side_by_side_and_share_no_device(world: World, make_trial
     for device, assignment in zip(devices, assignments, strict=True):
         trial = one if assignment.task == one.name else other
         trial.bring(device, assignment, trial.update())
+    assert [trial.reach(1, "committed", "abandoned").phase for trial in (one, other)] == ["committed"] * 2
+
+
+def test_a_device_that_has_reported_is_free_for_another_tasks_round(world: World, make_trial: Callable[..., Trial]) -> None:
+    one, other = make_trial(world), make_trial(world)
+    other.plan = one.plan.model_copy(update={"evaluation_batch_size": 7})
+    devices = one.devices("a", "b")
+    one.submit(rounds=1)
+    assignments = one.assign(*devices)
+    one.bring(devices[0], assignments[0], one.update())
+    one.wait_for_standing(devices[0], "reported")
+    other.submit(rounds=1, goal=2)
+    c = one.device("c")
+    also = one.assign(devices[0], c)
+    assert [assignment.task for assignment in also] == [other.name] * 2
+    assert one.round(1).phase == "reporting"
+    for device, assignment in zip((devices[0], c), also, strict=True):
+        other.bring(device, assignment, other.update())
+    one.bring(devices[1], assignments[1], one.update())
     assert [trial.reach(1, "committed", "abandoned").phase for trial in (one, other)] == ["committed"] * 2
 
 

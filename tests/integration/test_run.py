@@ -44,7 +44,7 @@ def test_a_run_trains_and_leaves_a_summary_a_model_and_nothing_running(tmp_path:
         "dataset": "mnist", "model": "2nn", "devices": 3, "partitioner": "iid", "seed": 0, "model_version": 2
     }  # fmt: skip
     assert Path(summary["model_path"]).stat().st_size > 500_000
-    assert sorted(path.name for path in out.iterdir()) == ["logs", "model.keras"]
+    assert sorted(path.name for path in out.iterdir()) == ["curves.png", "logs", "model.keras"]
     assert run.processes() == []
 
 

@@ -59,6 +59,15 @@ def test_another_task_of_the_name_is_refused(operator: OperatorClient, changes: 
     assert refusal.value.code is Code.TASK_EXISTS
 
 
+def test_a_task_whose_rounds_could_never_be_published_is_refused(operator: OperatorClient) -> None:
+    with pytest.raises(Refusal) as refused:
+        submit(operator, "tiny", Policy(goal=1))
+    assert refused.value.code is Code.COHORT_TOO_SMALL
+    with pytest.raises(Refusal) as unknown:
+        operator.task("tiny")
+    assert unknown.value.code is Code.TASK_UNKNOWN
+
+
 class TestASubmitterThatDiedBeforeTheUpload:
     @staticmethod
     def begin(operator: OperatorClient, task: str, seed: int = 0) -> TaskAccepted:

@@ -94,6 +94,8 @@ def test_each_directory_of_shards_is_one_devices_own_data(tmp_path: Path) -> Non
         pytest.param(["--shards", "."], "--devices", id="a directory without two devices' data"),
         pytest.param(["--manual", "--devices", "3", "--processes", "2"], "--manual", id="by hand in few processes"),
         pytest.param(["--model", "resnet"], "--model", id="an unknown model"),
+        pytest.param(["--model", "2nn", "--rounds", "0"], "--rounds", id="no rounds"),
+        pytest.param(["--epochs", "0"], "--epochs", id="no epochs"),
     ],
 )
 def test_a_bad_option_is_one_sentence_that_names_it(options: list[str], named: str, tmp_path: Path) -> None:

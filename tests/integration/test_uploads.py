@@ -44,8 +44,9 @@ class Outlived:
 def outlived(world: World) -> Outlived:
     """Prepared before all tests of this module, since the second sweep comes ten seconds later."""
     trial = Trial(world, "urls-that-outlive-their-round")
-    trial.submit(goal=2, over_selection=1.5, rounds=1)
     a, b, c = trial.devices("a", "b", "c")
+    trial.introduce(a, b, c)
+    trial.submit(goal=2, over_selection=1.5, rounds=1)
     assignments = trial.assign(a, b, c)
     late = [trial.seal(c, assignments[2], trial.update()) for _ in range(2)]
     urls = [c.ask(assignments[2], body) for body in late]
@@ -177,8 +178,9 @@ def test_of_two_updates_that_a_device_has_urls_for_the_first_that_is_told_counts
 
 
 def test_a_late_update_is_refused_and_does_not_leak_into_the_next_round(trial: Trial) -> None:
-    trial.submit(goal=2, over_selection=1.5, rounds=2)
     a, b, c = trial.devices("a", "b", "c")
+    trial.introduce(a, b, c)
+    trial.submit(goal=2, over_selection=1.5, rounds=2)
     assignments = trial.assign(a, b, c)
     late = trial.seal(c, assignments[2], trial.update(1000))
     url = c.ask(assignments[2], late)

@@ -43,6 +43,7 @@ TABLE: dict[str, dict[str, set[str]]] = {
         "GET /v1/tasks/{task}/models": {ANYBODY},
         "POST /v1/checkins": {DEVICE},
         "POST /v1/rounds/{task}/{number}/acceptances": {DEVICE},
+        "GET /v1/rounds/{task}/{number}/wanted": {DEVICE},
         "POST /v1/rounds/{task}/{number}/dropouts": {DEVICE},
         "GET /v1/plans/{digest}": {DEVICE, EVALUATOR},
         "PUT /v1/rounds/{task}/{number}/updates": {AGGREGATOR},
@@ -54,6 +55,11 @@ TABLE: dict[str, dict[str, set[str]]] = {
         "POST /v1/tasks/{task}/start": {OPERATOR},
         "POST /v1/tasks/{task}/cancel": {OPERATOR},
         "GET /v1/tasks/{task}/models/{version}/download": {OPERATOR},
+        "POST /v1/tasks/{task}/pause": {OPERATOR},
+        "POST /v1/tasks/{task}/resume": {OPERATOR},
+        "POST /v1/tasks/{task}/models/{version}/rollback": {OPERATOR},
+        "PUT /v1/tasks/{task}/models/{version}/labels/{label}": {OPERATOR},
+        "DELETE /v1/tasks/{task}/labels/{label}": {OPERATOR},
     },
     "aggregator": {
         "GET /healthz": {ANYBODY},
@@ -69,7 +75,7 @@ TABLE: dict[str, dict[str, set[str]]] = {
     },
 }
 # values that no route takes, so that whoever is admitted changes nothing
-ADDRESS = {"task": "-", "number": "0", "version": "-1", "digest": "-"}
+ADDRESS = {"task": "-", "number": "0", "version": "-1", "digest": "-", "label": "-"}
 OTHERS = {"server": "fedlearn-aggregator", "aggregator": "fedlearn-server"}
 
 
@@ -163,7 +169,7 @@ def test_nobody_but_the_server_moves_a_round_and_nobody_but_the_aggregator_repor
     forged = {**model, "version": 1, "sha256": "0" * 64}
     prefix = f"/v1/rounds/{trial.name}/1"
     opening = {"plan": trial.plan.model_dump(mode="json"), "base": model, "reporting_seconds": 1}
-    place = {"task": trial.name, "size_bytes": 1, "sha256": "0" * 64}
+    place = {"task": trial.name, "goal": 2, "size_bytes": 1, "sha256": "0" * 64}
     harmful = {
         "aggregator": [
             ("PUT", prefix, opening),
@@ -368,7 +374,7 @@ def test_a_device_seals_nothing_to_a_key_that_its_configured_aggregator_did_not_
 
 
 def test_the_aggregator_itself_refuses_an_aggregate_of_fewer_than_its_minimum(trial: Trial) -> None:
-    trial.submit(goal=1, min_fraction=1.0, rounds=1)
+    trial.submit(goal=2, min_fraction=0.5, rounds=1, selection_timeout_seconds=0.3)
     alone = trial.device("alone")
     before = trial.world.metric(
         trial.world.server_url, 'fedlearn_rounds_ended_total{outcome="abandoned",reason="cohort_too_small"}'

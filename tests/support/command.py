@@ -1,6 +1,7 @@
 """A `fedlearn` command as a person types it, and all the processes that come of it."""
 
 import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -8,6 +9,11 @@ from pathlib import Path
 from typing import ClassVar
 
 PORTS = ["--server-port", "0", "--aggregator-port", "0", "--storage-port", "0"]
+
+
+def _as_at_a_terminal() -> None:
+    # a suite that runs in the background ignores Ctrl-C, and its children would inherit that
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Run:
@@ -26,6 +32,7 @@ class Run:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=_as_at_a_terminal,  # noqa: PLW1509 - no thread of ours holds a lock that it needs
         )
 
     def end(self, seconds: float = 180) -> tuple[int, str, str]:

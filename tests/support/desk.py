@@ -81,7 +81,7 @@ class Desk:
             id=TaskId(name),
             state="waiting_for_model",
             plan_digest=PLAN.digest,
-            policy=RoundPolicy(**{"goal": 2, "min_fraction": 1.0, **policy}),
+            policy=RoundPolicy(**{"goal": 2, "min_fraction": 1.0, "over_selection": 1.0, **policy}),
             rounds=rounds,
             created_at=time.time(),
             upload=base,

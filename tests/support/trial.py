@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import RoundId, TaskId
 from fedlearn.core.updates import Update
 from fedlearn.protocol.messages import Assignment, RoundView
@@ -28,13 +29,18 @@ class Trial:
 
     def submit(self, **how: Any) -> None:
         """Submit the task; a goal of 2 that all have to reach, unless `how` says otherwise."""
-        self.world.submit(self.name, self.plan, **{"goal": 2, "min_fraction": 1.0, **how})
+        self.world.submit(self.name, self.plan, **{"goal": 2, "min_fraction": 1.0, "over_selection": 1.0, **how})
 
     def device(self, name: str, slot: int | None = None) -> HandDevice:
         return self.world.device(f"{self.name}-{name}", slot, self.name)
 
     def devices(self, *names: str) -> list[HandDevice]:
         return [self.device(name) for name in names]
+
+    def introduce(self, *devices: HandDevice) -> None:
+        """Let the server know that these devices are about to come, so that it waits for them."""
+        for device in devices:
+            assert device.check_in(wait_seconds=0).json()["kind"] == "come_back"
 
     def assign(self, *devices: HandDevice) -> list[Assignment]:
         """Check in all these devices at once; the assignment of each."""
@@ -89,8 +95,13 @@ class Trial:
             return operator.task(self.name).state
 
     def cancel(self) -> None:
+        """A test that failed before it submitted its task has none to cancel, and its own failure to tell."""
         with self.world.operator() as operator:
-            operator.cancel(self.name)
+            try:
+                operator.cancel(self.name)
+            except Refusal as refusal:
+                if refusal.code is not Code.TASK_UNKNOWN:
+                    raise
 
 
 def step(base: np.ndarray, updates: Iterable[Update]) -> np.ndarray:

@@ -212,8 +212,8 @@ class HandDevice:
         self.server = world.client(world.server_url, "fedlearn-device", pod, SERVER_AUDIENCE)
         self.aggregator = world.client(world.aggregator_url, "fedlearn-device", pod, AGGREGATOR_AUDIENCE)
 
-    def check_in(self, wait_seconds: float = 20.0) -> httpx.Response:
-        checkin = {"slot": self.slot, "dataset": self.dataset, "examples": 10, "wait_seconds": wait_seconds}
+    def check_in(self, wait_seconds: float = 20.0, **changes: Any) -> httpx.Response:
+        checkin = {"slot": self.slot, "dataset": self.dataset, "examples": 10, "wait_seconds": wait_seconds, **changes}
         return self.server.post("/v1/checkins", json=checkin)
 
     def assignment(self, wait_seconds: float = 20.0) -> Assignment:
@@ -224,6 +224,11 @@ class HandDevice:
     def accept(self, assignment: Assignment) -> httpx.Response:
         path = f"/v1/rounds/{assignment.task}/{assignment.round}/acceptances"
         return self.server.post(path, json={"slot": self.slot})
+
+    def wanted(self, assignment: Assignment, wait_seconds: float = 0.0) -> httpx.Response:
+        path = f"/v1/rounds/{assignment.task}/{assignment.round}/wanted"
+        slot = {} if self.slot is None else {"slot": self.slot}
+        return self.server.get(path, params={"wait_seconds": wait_seconds, **slot})
 
     def drop_out(self, assignment: Assignment, code: Code) -> httpx.Response:
         path = f"/v1/rounds/{assignment.task}/{assignment.round}/dropouts"

@@ -74,6 +74,8 @@ async def test_a_route_admits_whom_the_table_names(
     service, method, path = route
     # a round 0 and a task of this name are refused before anything is done, but after the caller has been checked
     address = path.format(task="-", number=0, version=-1, digest="-", label="-")
+    if path == "/v1/stream":
+        address += f"?after={'-' * 101}"  # too long, and refused: what it answers has no end
     allowed = set(tokens[service]) if who == "anybody" else {name for name in tokens[service] if name in who}
     admitted: set[str] = set()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(apps[service]), base_url="http://service") as client:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import fedlearn
+from fedlearn.protocol.plans import ALLOWED_CLASSES
 
 PAGE = Path(__file__).parents[2] / "docs" / "bring-your-own-model.md"
 
@@ -26,6 +27,11 @@ def test_nothing_else_is() -> None:
 def test_the_guide_lists_every_public_name() -> None:
     page = PAGE.read_text()
     assert [name for name in fedlearn.__all__ if f"`{name}`" not in page] == []
+
+
+def test_the_guide_lists_every_layer_that_a_plan_may_have() -> None:
+    page = PAGE.read_text()
+    assert [name for name in sorted(ALLOWED_CLASSES) if f"`{name}`" not in page] == []
 
 
 def test_importing_it_brings_nothing_but_itself_and_a_client_no_tensorflow() -> None:

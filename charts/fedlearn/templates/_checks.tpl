@@ -26,4 +26,8 @@
 {{- if and .Values.aggregator.identity.publicKey (not .Values.aggregator.identity.existingSecret) -}}
 {{- fail "aggregator.identity.publicKey goes with existingSecret; elsewhere it is derived from the private key" -}}
 {{- end -}}
+{{- $monitoring := .Values.monitoring -}}
+{{- if and (or $monitoring.serviceMonitor.enabled $monitoring.podMonitor.enabled) .Values.networkPolicy.enabled (not $monitoring.namespace) -}}
+{{- fail "the NetworkPolicies let nobody read metrics: name the namespace of your Prometheus in monitoring.namespace" -}}
+{{- end -}}
 {{- end -}}

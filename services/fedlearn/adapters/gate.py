@@ -1,10 +1,11 @@
 """Who may call which route: service accounts by role, operators by their bearer token."""
 
+import hashlib
 import hmac
 from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import Header
+from fastapi import Header, Request
 from starlette.concurrency import run_in_threadpool
 
 from fedlearn.adapters.http import TokenFile
@@ -78,8 +79,10 @@ def make_gate(settings: IdentitySettings, audience: str) -> Gate:
 def operator_gate(token: Callable[[], str]) -> Callable[..., object]:
     """A FastAPI dependency that lets only the operators' bearer token pass."""
 
-    async def check(authorization: Authorization = None) -> None:
-        if not hmac.compare_digest(bearer(authorization).encode(), token().encode()):
+    async def check(request: Request, authorization: Authorization = None) -> None:
+        given = bearer(authorization).encode()
+        if not hmac.compare_digest(given, token().encode()):
             raise Refusal(Code.UNAUTHENTICATED, "This is not the operators' token.")
+        request.state.operator = f"operator {hashlib.sha256(given).hexdigest()[:8]}"  # for the audit log
 
     return check

@@ -171,6 +171,23 @@ async def persist(action: Callable[[], Awaitable[Result]], *, seconds: float = m
         pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 
+async def first_of(work: Coroutine[Any, Any, Result], *watches: Coroutine[Any, Any, None]) -> Result:
+    """Do `work` beside `watches`: if one of these fails before its end, the work is cancelled, and that failure raised."""
+    doing = asyncio.create_task(work)
+    watching = [asyncio.create_task(watch) for watch in watches]
+    try:
+        done, _ = await asyncio.wait({doing, *watching}, return_when=asyncio.FIRST_COMPLETED)
+        if doing not in done:
+            for watch in watching:
+                if watch in done:
+                    watch.result()
+        return await doing
+    finally:
+        for task in (doing, *watching):
+            task.cancel()
+        await asyncio.gather(doing, *watching, return_exceptions=True)
+
+
 def spawn(work: Coroutine[Any, Any, None], group: set[asyncio.Task[None]]) -> asyncio.Task[None]:
     """Start work in the background; `group` holds it while it runs, so that it can be cancelled. Its failure is logged."""
 

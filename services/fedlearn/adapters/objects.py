@@ -30,6 +30,8 @@ from botocore.exceptions import ConnectionError as NotConnected
 from fedlearn.config import StorageSettings
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ports import StoredObject, UploadGrant
+from fedlearn.telemetry.metrics import storage as metrics
+from fedlearn.telemetry.metrics.storage import Fault, Operation
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -90,11 +92,14 @@ class S3ObjectStore:
                     return b""
                 raise
 
-        return self._call(key, read)
+        body = self._call(Operation.GET, key, read)
+        metrics.READ_BYTES.inc(len(body))
+        return body
 
     def put(self, key: str, body: bytes | memoryview) -> None:
         whole = bytes(body)  # copies a memoryview, which boto3 does not take; a file would cost more, in pieces of 16 KiB
-        self._call(key, lambda: self._client.put_object(Bucket=self._bucket, Key=key, Body=whole))
+        self._call(Operation.PUT, key, lambda: self._client.put_object(Bucket=self._bucket, Key=key, Body=whole))
+        metrics.WRITTEN_BYTES.inc(len(whole))
 
     def put_once(self, key: str, body: bytes) -> bool:
         writer, attempts = uuid.uuid4().hex, 0
@@ -111,7 +116,9 @@ class S3ObjectStore:
                 return attempts > 1 and self._writer(key) == writer
             return True
 
-        return self._call(key, write)
+        written = self._call(Operation.PUT_ONCE, key, write)
+        metrics.WRITTEN_BYTES.inc(len(body) if written else 0)
+        return written
 
     def size(self, key: str) -> int | None:
         def look() -> int | None:
@@ -122,13 +129,13 @@ class S3ObjectStore:
                     return None
                 raise
 
-        return self._call(key, look)
+        return self._call(Operation.SIZE, key, look)
 
     def list(self, prefix: str) -> Sequence[StoredObject]:
         request: ListObjectsV2RequestTypeDef = {"Bucket": self._bucket, "Prefix": prefix}
         found: list[StoredObject] = []
         while True:
-            page = self._call(prefix, lambda: self._client.list_objects_v2(**request))
+            page = self._call(Operation.LIST, prefix, lambda: self._client.list_objects_v2(**request))
             found += (StoredObject(entry["Key"], entry["Size"]) for entry in page.get("Contents", ()))
             if not page["IsTruncated"]:
                 # SeaweedFS lists what lies below `a/` before `a-b`, S3 the other way round
@@ -158,7 +165,7 @@ class S3ObjectStore:
                 if _status(error) != 409:
                     raise
 
-        self._call("", create)
+        self._call(Operation.MAKE, "", create)
 
     def _sign(self, operation: Literal["get_object", "put_object"], key: str, bound: dict[str, Any], seconds: int) -> str:
         try:
@@ -166,7 +173,7 @@ class S3ObjectStore:
                 operation, Params={"Bucket": self._bucket, "Key": key, **bound}, ExpiresIn=seconds
             )
         except BotoCoreError as error:
-            self._refuse(key, error)
+            self._refuse(Operation.SIGN, key, error)
 
     def _writer(self, key: str) -> str | None:
         return self._client.head_object(Bucket=self._bucket, Key=key)["Metadata"].get("writer")
@@ -180,17 +187,22 @@ class S3ObjectStore:
                 details: Any = {"Error": fault, "ResponseMetadata": {"HTTPStatusCode": status}}
                 raise ClientError(details, "DeleteObjects")
 
-        self._call(keys[0], delete)
+        self._call(Operation.DELETE, keys[0], delete)
 
-    def _call(self, key: str, operation: Callable[[], Result]) -> Result:
+    def _call(self, name: Operation, key: str, operation: Callable[[], Result]) -> Result:
         """Call `operation`, again and again while the storage does not answer, until the patience has run out."""
+        with metrics.SECONDS.labels(name).time():
+            return self._insist(name, key, operation)
+
+    def _insist(self, name: Operation, key: str, operation: Callable[[], Result]) -> Result:
         deadline, pause = time.monotonic() + self._patience, _FIRST_PAUSE_SECONDS
         while True:
             try:
                 return operation()
             except (ClientError, BotoCoreError) as error:
                 if not _passes(error):
-                    self._refuse(key, error)
+                    self._refuse(name, key, error)
+                metrics.ERRORS.labels(name, Fault.OUTAGE).inc()
                 left = deadline - time.monotonic()
                 if left <= 0:
                     detail = f"The object storage has not answered for {self._patience:g} s: {error}"
@@ -198,17 +210,21 @@ class S3ObjectStore:
             time.sleep(min(left, pause * random.uniform(0.5, 1.0)))  # noqa: S311 - spreads retries, protects nothing
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
-    def _refuse(self, key: str, error: ClientError | BotoCoreError) -> NoReturn:
+    def _refuse(self, name: Operation, key: str, error: ClientError | BotoCoreError) -> NoReturn:
         where = f"{self._bucket}/{key}"
         if isinstance(error, ClientError) and error.response["Error"].get("Code") == "NoSuchBucket":
             # a storage that is still being set up, too: it is waited for, as one that does not answer
+            metrics.ERRORS.labels(name, Fault.OUTAGE).inc()
             raise Outage(Code.STORAGE_UNAVAILABLE, f"The object storage has no bucket {self._bucket} (yet).") from error
         if isinstance(error, ClientError) and _status(error) == 404:
             raise Refusal(Code.NOT_FOUND, f"There is no object {where}.") from error
         if isinstance(error, NoCredentialsError | PartialCredentialsError):
+            metrics.ERRORS.labels(name, Fault.DENIED).inc()
             raise Refusal(Code.STORAGE_DENIED, "There is no credential for the object storage: set one.") from error
         if isinstance(error, ClientError) and _status(error) in (401, 403):
+            metrics.ERRORS.labels(name, Fault.DENIED).inc()
             raise Refusal(Code.STORAGE_DENIED, f"This credential does not allow the call on {where}: {error}") from error
+        metrics.ERRORS.labels(name, Fault.OTHER).inc()
         raise Refusal(Code.BAD_REQUEST, f"The object storage does not take the call on {where}: {error}") from error
 
 

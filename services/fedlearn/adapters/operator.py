@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -16,6 +17,7 @@ from fedlearn.protocol.messages import (
     Download,
     FleetView,
     Policy,
+    RollBack,
     RoundView,
     TaskAccepted,
     TaskSubmission,
@@ -85,6 +87,12 @@ class OperatorClient:
     def cancel(self, task: str) -> TaskView:
         return self._call("POST", f"/v1/tasks/{task}/cancel", TaskView)
 
+    def pause(self, task: str) -> TaskView:
+        return self._call("POST", f"/v1/tasks/{task}/pause", TaskView)
+
+    def resume(self, task: str) -> TaskView:
+        return self._call("POST", f"/v1/tasks/{task}/resume", TaskView)
+
     def tasks(self) -> list[TaskView]:
         return self._call("GET", "/v1/tasks", list[TaskView])
 
@@ -109,6 +117,16 @@ class OperatorClient:
 
     def models(self, task: str) -> list[VersionView]:
         return self._call("GET", f"/v1/tasks/{task}/models", list[VersionView])
+
+    def roll_back(self, task: str, version: int, current: int | None = None) -> VersionView:
+        """Make `version` the task's model again; `current` is the version that it takes the place of, None for any."""
+        return self._call("POST", f"/v1/tasks/{task}/models/{version}/rollback", VersionView, RollBack(current=current))
+
+    def pin(self, task: str, version: int, label: str) -> VersionView:
+        return self._call("PUT", f"/v1/tasks/{task}/models/{version}/labels/{quote(label, safe='')}", VersionView)
+
+    def unpin(self, task: str, label: str) -> None:
+        self._send("DELETE", f"/v1/tasks/{task}/labels/{quote(label, safe='')}")
 
     def download(self, task: str, version: int) -> bytes:
         """A version's model file, checked by its digest."""

@@ -1,12 +1,16 @@
 """A device's way to object storage: GET and PUT by signed URLs, without a credential, from a thread."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import urllib3
 
-from fedlearn.core.errors import Code, Outage, Refusal
+from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
 from fedlearn.core.ports import UploadGrant
+from fedlearn.telemetry.metrics import transfers as metrics
+from fedlearn.telemetry.metrics.transfers import Direction
 
 _RETRIES = urllib3.Retry(
     total=12,
@@ -18,6 +22,16 @@ _RETRIES = urllib3.Retry(
     raise_on_status=False,
 )
 _TIMEOUT = urllib3.Timeout(connect=10, read=120)
+
+
+@contextmanager
+def _observed(direction: Direction) -> Iterator[None]:
+    with metrics.SECONDS.labels(direction).time():
+        try:
+            yield
+        except FedlearnError:
+            metrics.ERRORS.labels(direction).inc()
+            raise
 
 
 class SignedTransfer:
@@ -33,10 +47,12 @@ class SignedTransfer:
             Refusal: `model_mismatch` when length or digest differ; `forbidden` when the URL is not (or no longer) valid.
             Outage: `storage_unavailable`.
         """
-        response = self._request("GET", url)
-        if response.status != 200:
-            raise self._refusal(response)
-        body = response.data
+        with _observed(Direction.DOWN):
+            response = self._request("GET", url)
+            if response.status != 200:
+                raise self._refusal(response)
+            body = response.data
+        metrics.TRANSFERRED_BYTES.labels(Direction.DOWN).inc(len(body))
         if len(body) != size_bytes or hashlib.sha256(body).hexdigest() != sha256:
             raise Refusal(Code.MODEL_MISMATCH, f"The model's {len(body)} bytes do not have the promised length and digest.")
         return body
@@ -48,9 +64,11 @@ class SignedTransfer:
             Refusal: `forbidden` when the URL does not allow these bytes now.
             Outage: `storage_unavailable`.
         """
-        response = self._request("PUT", grant.url, body=body, headers=dict(grant.headers))
-        if response.status not in (200, 201, 204, 412):
-            raise self._refusal(response)
+        with _observed(Direction.UP):
+            response = self._request("PUT", grant.url, body=body, headers=dict(grant.headers))
+            if response.status not in (200, 201, 204, 412):
+                raise self._refusal(response)
+        metrics.TRANSFERRED_BYTES.labels(Direction.UP).inc(len(body))
 
     def _request(
         self, method: str, url: str, body: bytes | None = None, headers: dict[str, str] | None = None

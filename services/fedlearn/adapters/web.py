@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from types import FrameType
@@ -10,6 +11,7 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -19,6 +21,7 @@ from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal, SetupErro
 from fedlearn.protocol.problems import MEDIA_TYPE, problem_of
 from fedlearn.telemetry import metrics
 from fedlearn.telemetry.logs import log
+from fedlearn.telemetry.metrics import http as http_metrics
 
 _log = log(__name__)
 
@@ -36,6 +39,7 @@ def make_app(
     ready: Ready,
     unready: Code,
     on_stop: Callable[[], None] = lambda: None,
+    on_scrape: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """An app with problems (RFC 9457) for every failure, `/healthz`, `/readyz` and `/metrics`.
 
@@ -43,10 +47,12 @@ def make_app(
         ready: raises a FedlearnError while the service can't do its job.
         unready: its code, when what the service stands on is away; every route may give it.
         on_stop: called as soon as the service is asked to stop, so that it can let go of the requests that it holds.
+        on_scrape: called in the event loop before the metrics are read, for those that are counted then.
     """
     app = DocumentedApp(title=title, description=description, version=__version__, lifespan=lifespan, common=(unready,))
     app.state.on_stop = on_stop
     app.add_middleware(_BodyLimit)
+    app.add_middleware(_Stopwatch)
     app.add_exception_handler(FedlearnError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(AnyHTTPException, _on_http)
@@ -56,14 +62,24 @@ def make_app(
     async def healthz() -> dict[str, str]:
         return {"status": "alive"}
 
-    @app.get("/readyz", tags=["health"], summary="Whether the service can do its job now.", responses=problems(unready))
-    async def readyz() -> dict[str, str]:
-        await ready()
+    @app.get(
+        "/readyz",
+        tags=["health"],
+        summary="Whether the service can do its job now.",
+        response_model=dict[str, str],
+        responses=problems(unready),
+    )
+    async def readyz() -> dict[str, str] | Response:
+        try:
+            await ready()
+        except FedlearnError as error:
+            return _answer(error, at_least=503)  # whatever it is elsewhere, here it says: not now
         return {"status": "ready"}
 
     @app.get("/metrics", tags=["health"], summary="Metrics for Prometheus.", response_class=Response)
-    def read_metrics() -> Response:
-        body, content_type = metrics.render()
+    async def read_metrics() -> Response:
+        on_scrape()
+        body, content_type = await asyncio.to_thread(metrics.render)
         return Response(body, media_type=content_type)
 
     return app
@@ -91,8 +107,10 @@ class Probe:
         await self._asking
 
 
-def _answer(error: FedlearnError) -> Response:
+def _answer(error: FedlearnError, at_least: int = 0) -> Response:
     problem = problem_of(error)
+    if problem.status < at_least:
+        problem = problem.model_copy(update={"status": at_least})
     headers = {"WWW-Authenticate": "Bearer"} if problem.status == 401 else {}
     return Response(problem.model_dump_json(), problem.status, headers, MEDIA_TYPE)
 
@@ -128,6 +146,39 @@ async def _on_crash(request: Request, error: Exception) -> Response:
 
 def _too_large() -> Refusal:
     return Refusal(Code.BODY_TOO_LARGE, f"A body may have {MAX_BODY_BYTES} bytes.")
+
+
+def _name(route: object) -> str | None:
+    """A route's methods and template: of our own making, whatever a caller sends."""
+    path, methods = getattr(route, "path", None), getattr(route, "methods", None)
+    return f"{'/'.join(sorted(methods - {'HEAD'}))} {path}" if path and methods else None
+
+
+class _Stopwatch:
+    """Times every request, by the template of its route."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                http_metrics.prepare(filter(None, map(_name, iter_route_contexts(scope["app"].routes))))
+            await self._app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 500
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            route = _name(scope.get("route"))  # the router has left it there
+            http_metrics.observe(route or http_metrics.NO_ROUTE, status, time.perf_counter() - began)
 
 
 class _BodyLimit:

@@ -25,7 +25,7 @@ from fedlearn.core.updates import Update, Vector, validate_update
 from fedlearn.protocol.envelope import UpdateContext, layout_of, open_update
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingKey
-from fedlearn.telemetry import metrics
+from fedlearn.telemetry.metrics import aggregator as metrics
 
 _MAY_PASS = frozenset({Code.UPDATE_MISSING, Code.UPDATE_DIGEST, Code.UPDATE_REPEATED})  # not a fault of the bytes themselves
 
@@ -178,10 +178,11 @@ class Folding:
                 if refusal.code is Code.NOT_FOUND:
                     raise Refusal(Code.UPDATE_MISSING, f"The update of {device} is not in object storage.") from refusal
                 raise
+        metrics.UPDATES_RECEIVED.inc()
         metrics.UPDATE_BYTES.inc(len(blob))
         if len(blob) > self.max_update_bytes:
             raise Refusal(Code.UPDATE_TOO_LARGE, f"The plan's updates have at most {self.max_update_bytes} bytes.")
-        with metrics.FOLD_SECONDS.time():
+        with metrics.OPEN_SECONDS.time():
             if hashlib.sha256(blob).hexdigest() != sha256:
                 raise Refusal(Code.UPDATE_DIGEST, f"The update of {device} does not have the digest {sha256}.")
             update = open_update(blob, key=self.key, context=self._context(device), plan=self.plan, out=buffer)
@@ -189,7 +190,7 @@ class Folding:
         return update
 
     def _fold(self, device: DeviceId, sha256: str, update: Update) -> None:
-        with self._lock, metrics.FOLD_SECONDS.time():
+        with metrics.FOLD_SECONDS.time(), self._lock:
             if device in self._folded:
                 raise Refusal(Code.UPDATE_REPEATED, f"Another update of {device} is counted already.")
             self._sum.fold(update)

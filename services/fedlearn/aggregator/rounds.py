@@ -40,8 +40,8 @@ from fedlearn.core.ports import ObjectStore, UploadGrant
 from fedlearn.protocol.messages import RoundOpening, RoundResult, UpdatesReport
 from fedlearn.protocol.plans import Plan, read_plan
 from fedlearn.protocol.sealing import SealingKey, SignedSealingKey
-from fedlearn.telemetry import metrics
 from fedlearn.telemetry.logs import about, log
+from fedlearn.telemetry.metrics import aggregator as metrics
 
 _log = log(__name__)
 Result = TypeVar("Result")
@@ -182,8 +182,17 @@ class Rounds:
         await self._sweeper.now(round_id)
         self._chore(self._sweeper.later(round_id))
 
-    def place_model(self, task: TaskId, size_bytes: int, sha256: str) -> tuple[str, UploadGrant]:
-        """A key and a signed URL for version 0 of a task."""
+    def place_model(self, task: TaskId, goal: int, size_bytes: int, sha256: str) -> tuple[str, UploadGrant]:
+        """A key and a signed URL for version 0 of a task.
+
+        Raises:
+            Refusal: `cohort_too_small` for a task whose rounds would aggregate too few devices.
+        """
+        if goal < self._min_cohort:
+            raise Refusal(
+                Code.COHORT_TOO_SMALL,
+                f"A goal of {goal} is less than the aggregator's min_cohort, {self._min_cohort}: raise it.",
+            )
         key = model_key(task, 0, sha256)
         return key, self._models.sign_put(key, size_bytes=size_bytes, sha256=sha256, seconds=self._upload_seconds)
 

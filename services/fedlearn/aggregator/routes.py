@@ -60,9 +60,9 @@ def server_routes(rounds: Rounds, gate: Gate, settings: AggregatorSettings) -> A
     async def sweep_round(task: TaskName, number: RoundNumber) -> None:
         await rounds.sweep(RoundId(TaskId(task), number))
 
-    @router.post("/models", summary="A place for version 0 of a task.", responses=problems(*refusals))
+    @router.post("/models", summary="A place for version 0 of a task.", responses=problems(*refusals, Code.COHORT_TOO_SMALL))
     async def place_model(request: ModelUploadRequest) -> ModelUpload:
-        key, grant = rounds.place_model(TaskId(request.task), request.size_bytes, request.sha256)
+        key, grant = rounds.place_model(TaskId(request.task), request.goal, request.size_bytes, request.sha256)
         return ModelUpload(key=key, url=grant.url, headers=dict(grant.headers), valid_seconds=settings.upload_seconds)
 
     return router

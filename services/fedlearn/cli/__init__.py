@@ -28,7 +28,7 @@ def main() -> None:
             _fail("Stopped.", _INTERRUPTED)
         raise
     except FedlearnError as error:
-        _fail(f"fedlearn: {error.detail}")
+        _fail(f"fedlearn: {error}")
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

@@ -2,7 +2,6 @@
 
 # ruff: noqa: PLC0415 - a service that starts does not wait for what it does not use
 
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,13 +9,26 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fedlearn.cli.shards import (
+    AlphaOption,
+    ClassesOption,
+    DatasetOption,
+    Directory,
+    LabelOption,
+    PartitionerOption,
+    PlotOption,
+    SeedOption,
+    holdings_by,
+    holdings_in,
+    shard,
+    show,
+)
 from fedlearn.core.errors import Code, SetupError
 
 if TYPE_CHECKING:
     from fedlearn.data.datasets import Dataset
 
 app = typer.Typer(help="Datasets: get them, look at them.", no_args_is_help=True)
-Directory = Annotated[Path | None, typer.Option("--data-dir", help="A directory that holds the IDX files.")]
 
 
 @app.command("fetch")
@@ -31,8 +43,36 @@ def fetch_data(
 
 
 @app.command("info")
-def info(data_dir: Directory = None) -> None:
-    """Which datasets are on this machine, and what is in them."""
+def info(
+    shards: Annotated[Path | None, typer.Option(help="Who holds what of the shards in this directory.")] = None,
+    devices: Annotated[int | None, typer.Option(min=1, help="Who would hold what of --dataset, of so many devices.")] = None,
+    dataset: DatasetOption = "mnist",
+    partitioner: PartitionerOption = "iid",
+    alpha: AlphaOption = 0.5,
+    classes_per_device: ClassesOption = 2,
+    seed: SeedOption = 0,
+    label_column: LabelOption = "y",
+    data_dir: Directory = None,
+    plot: PlotOption = None,
+) -> None:
+    """Which datasets are on this machine; with --shards or --devices, who holds what."""
+    if shards is not None and devices is not None:
+        raise SetupError(Code.SETTING_INVALID, "Give --shards or --devices: shards that are there, or a division of a dataset.")
+    if shards is not None:
+        show(found := holdings_in(shards, label_column), f"{shards.name}, {len(found.devices)} devices", plot)
+    elif devices is not None:
+        by = holdings_by(partitioner, devices, dataset, alpha, classes_per_device, seed, data_dir)
+        show(by, f"{dataset}, {devices} devices, {partitioner}", plot)
+    elif plot is not None:
+        raise SetupError(Code.SETTING_INVALID, "Say by --shards or --devices whose data is to be drawn.")
+    else:
+        _list_datasets(data_dir)
+
+
+app.command("shard")(shard)
+
+
+def _list_datasets(data_dir: Path | None) -> None:
     from fedlearn.data.datasets import CACHE, DATASETS, find
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -47,39 +87,6 @@ def info(data_dir: Directory = None) -> None:
         shape = "×".join(map(str, found.train.features.shape[1:]))
         table.add_row(name, _sizes(found), shape, str(len(set(found.train.labels.tolist()))), str(found.source))
     Console().print(table)
-
-
-@app.command("shard")
-def shard(
-    index: Annotated[int, typer.Option(min=0, help="Which of the shards, from 0.")],
-    shards: Annotated[int, typer.Option(min=1, help="Into how many the dataset is divided.")],
-    out: Annotated[Path, typer.Option(help="The shard's directory; a shard that is there already stays as it is.")],
-    dataset: Annotated[str, typer.Option(help="mnist or fashion-mnist.")] = "mnist",
-    partitioner: Annotated[str, typer.Option(help="full, iid, dirichlet, shard or pathological.")] = "iid",
-    alpha: Annotated[float, typer.Option(help="Dirichlet's concentration: the smaller, the more skewed.")] = 0.5,
-    seed: Annotated[int, typer.Option(min=0, help="The same for all shards, which then divide the dataset among them.")] = 0,
-    holdout: Annotated[float, typer.Option(help="The part that the device does not train on.")] = 0.1,
-    data_dir: Directory = None,
-) -> None:
-    """Cut one device's shard of a dataset."""
-    import numpy as np
-
-    from fedlearn.data.datasets import CACHE, find
-    from fedlearn.data.partitioners import make_partitioner
-    from fedlearn.data.shards import cut, read_shard, write_shard
-
-    if (out / "train.npz").exists():  # written last, and whole or not at all
-        kept = read_shard(out)
-        typer.echo(f"{out} holds a shard already ({len(kept.train):,} + {len(kept.holdout):,} examples), which stays.")
-        return
-    if index >= shards:
-        wrong = f"There is no shard {index} of {shards}: they are counted from 0. Divide the dataset into more."
-        raise SetupError(Code.SETTING_INVALID, wrong)
-    divided = make_partitioner(partitioner, shards, alpha=alpha)
-    source = find(dataset, directory=data_dir, cache=CACHE)
-    mine = next(islice(cut(source.train, divided, np.random.default_rng(seed), holdout), index, None))
-    write_shard(out, mine)
-    typer.echo(f"{out}: shard {index} of {shards} of {dataset}, {len(mine.train):,} + {len(mine.holdout):,} examples.")
 
 
 def _sizes(dataset: "Dataset") -> str:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedlearn.adapters.operator import OperatorClient
-from fedlearn.cli.models import DEFAULT_SERVER, ServerOption
+from fedlearn.cli.show import DEFAULT_SERVER, ServerOption
 from fedlearn.core.errors import Code, SetupError
 from fedlearn.protocol.messages import DeviceView, FleetView
 
@@ -83,6 +83,8 @@ def _table(fleet: FleetView) -> Table:
 
 
 def _does(device: DeviceView) -> str:
+    if device.unfit is not None:
+        return f"unfit: {device.unfit.detail}"
     if device.part is not None:
         return f"{device.part.standing} in {device.part.task}/{device.part.round}"
     return "waits" if device.waiting else "–"

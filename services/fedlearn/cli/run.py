@@ -2,17 +2,27 @@
 
 # ruff: noqa: PLC0415 - the launcher's parts are not in the services' images
 
-import signal
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from fedlearn.cli.machine import (
+    Alpha,
+    BatchSize,
+    DataDir,
+    Learner,
+    LearningRate,
+    Partitioner,
+    Port,
+    Processes,
+    Seed,
+    TargetAccuracy,
+    launcher_of,
+)
 from fedlearn.cli.strategies import ProximalOption, RobustOption, StrategyOption, StrategyOptions
-from fedlearn.core.errors import Code, SetupError
 
 STARTED_AT = time.monotonic()
 
@@ -24,28 +34,28 @@ def add_to(app: typer.Typer) -> None:
 
 def run(
     dataset: Annotated[str, typer.Option(help="mnist or fashion-mnist.")] = "mnist",
-    data_dir: Annotated[Path | None, typer.Option(help="A directory that holds the dataset's IDX files.")] = None,
+    data_dir: DataDir = None,
     model: Annotated[str, typer.Option(help="2nn or cnn, as in McMahan et al. 2017.")] = "2nn",
     devices: Annotated[int, typer.Option(help="How many devices take part (2 or more).")] = 5,
     rounds: Annotated[int, typer.Option(help="How many rounds to commit.")] = 5,
-    partitioner: Annotated[str, typer.Option(help="full, iid, dirichlet, shard or pathological.")] = "iid",
-    alpha: Annotated[float, typer.Option(help="Dirichlet's concentration: the smaller, the more skewed.")] = 0.5,
+    partitioner: Partitioner = "iid",
+    alpha: Alpha = 0.5,
     epochs: Annotated[int, typer.Option(help="Local epochs a round.")] = 1,
-    batch_size: Annotated[int, typer.Option(help="Examples a local step.")] = 10,
-    learning_rate: Annotated[float, typer.Option(help="The devices' learning rate.")] = 0.1,
+    batch_size: BatchSize = 10,
+    learning_rate: LearningRate = 0.1,
     strategy: StrategyOption = "fedavg",
     robust: RobustOption = None,
     strategy_option: StrategyOptions = None,
     proximal_mu: ProximalOption = 0.0,
-    seed: Annotated[int, typer.Option(help="Makes model, shards and training repeatable.")] = 0,
-    target_accuracy: Annotated[float | None, typer.Option(help="End as soon as a version reaches it on the test set.")] = None,
-    processes: Annotated[int | None, typer.Option(help="Processes that host the devices. Default: one per core.")] = None,
-    learner: Annotated[str, typer.Option(help="keras, or synthetic: random updates, to try the system alone.")] = "keras",
+    seed: Seed = 0,
+    target_accuracy: TargetAccuracy = None,
+    processes: Processes = None,
+    learner: Learner = "keras",
     out: Annotated[Path | None, typer.Option(help="A new directory for model, summary and logs. Default: below runs/.")] = None,
     summary: Annotated[Path | None, typer.Option(help="Write the summary (JSON) there. Default: below --out.")] = None,
-    server_port: Annotated[int, typer.Option(help="0: any free one.")] = 8000,
-    aggregator_port: Annotated[int, typer.Option(help="0: any free one.")] = 8003,
-    storage_port: Annotated[int, typer.Option(help="0: any free one.")] = 8333,
+    server_port: Port = 8000,
+    aggregator_port: Port = 8003,
+    storage_port: Port = 8333,
 ) -> None:
     """Boot everything on this machine, train, and exit."""
     from fedlearn.local.options import check_options
@@ -75,16 +85,8 @@ def run(
         aggregator_port=aggregator_port,
         storage_port=storage_port,
     )
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
+    with launcher_of("run"):
         from fedlearn.local.run import run as run_task
-    except ModuleNotFoundError as error:
-        missing = f"'fedlearn run' needs {error.name}: install fedlearn[local,learning]."
-        raise SetupError(Code.SETTING_INVALID, missing) from error
     done = run_task(options, Console(), STARTED_AT)
     if any(round_.outcome != "committed" for round_ in done.rounds):
         raise typer.Exit(1)
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

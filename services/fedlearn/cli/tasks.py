@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
+from rich.console import Console
 
 from fedlearn.adapters.operator import OperatorClient
-from fedlearn.cli.models import DEFAULT_SERVER, ServerOption, TokenOption
+from fedlearn.cli.show import DEFAULT_SERVER, JsonOption, ServerOption, TokenOption, make_table, percent, print_json, say
 from fedlearn.cli.strategies import ProximalOption, RobustOption, StrategyOption, StrategyOptions
 from fedlearn.core.errors import Code, Outage, Refusal, SetupError
 from fedlearn.protocol.aggregations import name_aggregation, read_options
@@ -71,13 +72,16 @@ def submit_builtin(
     epochs: int = 1,
     batch_size: int = 10,
     learning_rate: float = 0.1,
+    min_steps_fraction: Annotated[
+        float, typer.Option(help="The least part of its steps that a slow device may be given.")
+    ] = 1.0,
     seed: int = 0,
     target_accuracy: float | None = None,
     strategy: StrategyOption = "fedavg",
     robust: RobustOption = None,
     strategy_option: StrategyOptions = None,
     proximal_mu: ProximalOption = 0.0,
-    over_selection: Annotated[float, typer.Option(help="Devices selected for each report wanted.")] = 1.0,
+    over_selection: Annotated[float, typer.Option(help="Devices selected for each report wanted.")] = 1.3,
     min_fraction: Annotated[float, typer.Option(help="Of --devices: fewer reports abandon the round.")] = 0.8,
     selection_timeout_seconds: float = 60.0,
     reporting_timeout_seconds: float = 600.0,
@@ -88,7 +92,13 @@ def submit_builtin(
     from fedlearn.learning.models import build, get_weights, make_plan
 
     aggregation = name_aggregation(strategy, robust, **read_options(strategy_option or []))
-    training = LocalTraining(learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, proximal_mu=proximal_mu)
+    training = LocalTraining(
+        learning_rate=learning_rate,
+        epochs=epochs,
+        batch_size=batch_size,
+        min_steps_fraction=min_steps_fraction,
+        proximal_mu=proximal_mu,
+    )
     keras_model = build(model, seed)
     plan = make_plan(keras_model, dataset=dataset, training=training, aggregation=aggregation)
     version_0 = encode_model(get_weights(keras_model, plan), plan)
@@ -125,6 +135,71 @@ def wait(
             time.sleep(_PAUSE_SECONDS)
     newest = committed[-1]
     typer.echo(f"{len(committed)} rounds of {task} are committed; round {newest.round} made version {newest.model.version}.")
+
+
+@app.command("list")
+def list_tasks(server: ServerOption = DEFAULT_SERVER, as_json: JsonOption = False) -> None:
+    """All tasks of a server."""
+    with OperatorClient(server) as client:
+        tasks = client.tasks()
+        versions = {} if as_json else {task.task: client.models(task.task) for task in tasks}
+    if as_json:
+        print_json(tasks)
+        return
+    table = make_table("task", "state", "rounds", "version", "accuracy", "submitted (UTC)", right=("rounds", "version"))
+    for task in tasks:
+        mine = versions[task.task]
+        current = next((v for v in mine if task.model is not None and v.model.version == task.model.version), None)
+        scores = (current.evaluation if current is not None else None) or {}
+        table.add_row(
+            task.task,
+            task.state.replace("_", " "),
+            f"{sum(version.round is not None for version in mine)}/{task.rounds or '∞'}",
+            "–" if task.model is None else str(task.model.version),
+            percent(scores.get("accuracy")),
+            f"{task.created_at:%Y-%m-%d %H:%M:%S}",
+        )
+    Console().print(table)
+
+
+TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="The task's name.")]
+
+
+@app.command("pause")
+def pause(
+    task: TaskArgument, server: ServerOption = DEFAULT_SERVER, token: TokenOption = None, as_json: JsonOption = False
+) -> None:
+    """Let a task's running round end, and start no other until it is resumed."""
+    with OperatorClient(server, token) as client:
+        view = client.pause(task)
+    print_json(view) if as_json else say(f"Task {task} is paused: its running round ends, and no other starts.")
+
+
+@app.command("resume")
+def resume(
+    task: TaskArgument, server: ServerOption = DEFAULT_SERVER, token: TokenOption = None, as_json: JsonOption = False
+) -> None:
+    """Go on with a paused task."""
+    with OperatorClient(server, token) as client:
+        view = client.resume(task)
+    print_json(view) if as_json else say(f"Task {task} is running.")
+
+
+@app.command("cancel")
+def cancel(
+    task: TaskArgument, server: ServerOption = DEFAULT_SERVER, token: TokenOption = None, as_json: JsonOption = False
+) -> None:
+    """End a task for good, and abandon its running round; its versions stay."""
+    with OperatorClient(server, token) as client:
+        view = client.cancel(task)
+    if as_json:
+        print_json(view)
+    else:
+        say(
+            f"Task {task} is {view.state}."
+            if view.state == "cancelled"
+            else f"Task {task} had ended already: it is {view.state}."
+        )
 
 
 def _committed(client: OperatorClient, task: str) -> list[VersionView]:

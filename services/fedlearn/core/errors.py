@@ -72,12 +72,14 @@ class Code(StrEnum):
     # devices
     SHARD_INVALID = "shard_invalid"
     TRAINING_FAILED = "training_failed"
+    NOT_ELIGIBLE = "not_eligible"
     DEVICE_STOPPING = "device_stopping"
     # outages
     STORAGE_UNAVAILABLE = "storage_unavailable"
     STORAGE_DENIED = "storage_denied"
     DATABASE_UNAVAILABLE = "database_unavailable"
     SERVER_UNREACHABLE = "server_unreachable"
+    TOO_MANY_PAGES = "too_many_pages"
     IDENTITY_UNAVAILABLE = "identity_unavailable"
     CLUSTER_UNAVAILABLE = "cluster_unavailable"
     CLUSTER_DENIED = "cluster_denied"

@@ -1,11 +1,13 @@
 """What the domain asks of the outside. `tests/contract/` runs one suite over every implementation of each."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from fedlearn.core.errors import Code
+from fedlearn.core.happenings import AuditEntry, Happening
 from fedlearn.core.ids import RoundId, TaskId
-from fedlearn.core.rounds import ModelRef, Round, RoundPolicy
+from fedlearn.core.rounds import ModelRef, Phase, Round, RoundPolicy, Standing
 
 Clock = Callable[[], float]
 """Seconds since the epoch, UTC."""
@@ -69,6 +71,10 @@ class ObjectStore(Protocol):
         ...
 
 
+ALIVE_STATES = frozenset({"running", "paused"})
+"""The states of a task that may still have rounds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """A task as the server keeps it. `state` is one of `waiting_for_model`, `running`, `paused`, `completed`,
@@ -113,6 +119,23 @@ class ModelVersion:
     contributors: int | None = None
     examples: int | None = None
     labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RoundSummary:
+    """A round without the names of its devices: how many of them stand how."""
+
+    id: RoundId
+    phase: Phase
+    reason: Code | None
+    base_version: int
+    opened_at: float
+    phase_since: float
+    phase_seconds: Mapping[Phase, float]
+    standings: Mapping[Standing, int]
+    version: int | None = None
+    examples: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class RoundStore(Protocol):
@@ -173,15 +196,15 @@ class RoundStore(Protocol):
         """
         ...
 
-    def save_round(self, round_: Round, previous: Round) -> None:
-        """Replace `previous` by `round_`, by compare-and-set.
+    def save_round(self, round_: Round, previous: Round, happenings: Sequence[Happening] = ()) -> None:
+        """Replace `previous` by `round_`, by compare-and-set, and log what has happened with it, or neither.
 
         Raises:
             Refusal: `round_conflict` when the stored round is no longer `previous`.
         """
         ...
 
-    def commit(self, round_: Round, previous: Round, now: float) -> None:
+    def commit(self, round_: Round, previous: Round, now: float, happenings: Sequence[Happening] = ()) -> None:
         """Save a COMMITTED round and move the task's model from `round_.base` to its aggregate's, or neither.
 
         Raises:
@@ -200,6 +223,10 @@ class RoundStore(Protocol):
         ...
 
     def latest_round(self, task: TaskId) -> Round | None: ...
+
+    def round_summaries(self, task: TaskId, limit: int) -> Sequence[RoundSummary]:
+        """The last `limit` rounds of a task in order of number."""
+        ...
 
     def versions(self, task: TaskId) -> Sequence[ModelVersion]:
         """All versions of a task in order."""
@@ -243,6 +270,22 @@ class RoundStore(Protocol):
         Raises:
             Refusal: `model_unknown`.
         """
+        ...
+
+    def log(self, happenings: Sequence[Happening]) -> None:
+        """Add to the event log, which keeps its newest entries and drops the others."""
+        ...
+
+    def happenings(self, limit: int, before: int | None = None) -> Sequence[tuple[int, Happening]]:
+        """The newest entries of the event log with their numbers, newest first; only those below `before` if it is given."""
+        ...
+
+    def audit(self, entry: AuditEntry) -> None:
+        """Add to the audit log, which keeps its newest entries and drops the others."""
+        ...
+
+    def audit_entries(self, limit: int, before: int | None = None) -> Sequence[tuple[int, AuditEntry]]:
+        """The newest entries of the audit log with their numbers, newest first, as `happenings`."""
         ...
 
     def signing_key(self, make: Callable[[], tuple[str, bytes]], now: float) -> tuple[str, bytes]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from fedlearn.core.eligibility import Demands
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import DeviceId, RoundId
 
@@ -68,11 +69,12 @@ class RoundPolicy:
     """What a task demands of each of its rounds. Times are seconds, fractions are of the goal."""
 
     goal: int
-    over_selection: float = 1.0
+    over_selection: float = 1.3
     min_fraction: float = 0.8
     selection_timeout_seconds: float = 60.0
     reporting_timeout_seconds: float = 600.0
     aggregation_timeout_seconds: float = 600.0
+    demands: Demands = field(default_factory=Demands)
 
     @property
     def minimum(self) -> int:
@@ -155,9 +157,10 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class DevicesAvailable:
-    """So many devices of this task wait at the server now."""
+    """So many devices of this task wait at the server now, and so many more are known and should be back soon."""
 
     count: int
+    to_come: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +301,8 @@ def _selection(round_: Round, event: Event, now: float) -> Step:
     if not isinstance(event, DevicesAvailable):
         return round_, ()
     quorum = round_.policy.selection
+    if round_.policy.goal <= event.count and not event.to_come:  # the whole fleet is here: no spare device will come
+        return round_, (SelectCohort(min(event.count, quorum.goal)),)
     match quorum.verdict(event.count, now - round_.phase_since):
         case Verdict.ENOUGH:
             return round_, (SelectCohort(min(event.count, quorum.goal)),)

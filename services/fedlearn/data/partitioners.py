@@ -1,8 +1,10 @@
 """How a dataset is divided among devices, by the names of flwr-datasets, on index arrays.
 
-Every partitioner but `FullPartitioner` gives each example to exactly one device, and no device goes without.
+Every partitioner but `FullPartitioner` gives each example to exactly one device at most (`SizePartitioner` may leave some), and
+no device goes without.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,7 +16,8 @@ from fedlearn.core.errors import Code, SetupError
 Indices = npt.NDArray[np.intp]
 Labels = npt.NDArray[Any]
 
-PARTITIONERS = ("full", "iid", "dirichlet", "shard", "pathological")
+PARTITIONERS = ("full", "iid", "dirichlet", "shard", "pathological", "linear", "square", "exponential")
+"""Those that a number of devices is enough for; beside them `make_partitioner` knows `size`."""
 
 
 class Partitioner(Protocol):
@@ -46,24 +49,29 @@ def make_partitioner(
     self_balancing: bool = True,
     num_shards_per_partition: int = 2,
     num_classes_per_partition: int = 2,
+    sizes: Sequence[int] = (),
 ) -> Partitioner:
-    """The partitioner of that name, one of `PARTITIONERS`; settings that it does not have are ignored.
+    """The partitioner of that name, one of `PARTITIONERS` or `size`; settings that it does not have are ignored.
 
     Raises:
         SetupError: `setting_invalid`.
     """
-    match name:
-        case "full":
-            return FullPartitioner(num_partitions)
-        case "iid":
-            return IidPartitioner(num_partitions)
-        case "dirichlet":
-            return DirichletPartitioner(num_partitions, alpha, min_partition_size, self_balancing)
-        case "shard":
-            return ShardPartitioner(num_partitions, num_shards_per_partition)
-        case "pathological":
-            return PathologicalPartitioner(num_partitions, num_classes_per_partition)
-    raise _invalid(f"There is no partitioner {name!r}: use one of {', '.join(PARTITIONERS)}.")
+    makers: Mapping[str, Callable[[], Partitioner]] = {
+        "full": lambda: FullPartitioner(num_partitions),
+        "iid": lambda: IidPartitioner(num_partitions),
+        "dirichlet": lambda: DirichletPartitioner(num_partitions, alpha, min_partition_size, self_balancing),
+        "shard": lambda: ShardPartitioner(num_partitions, num_shards_per_partition),
+        "pathological": lambda: PathologicalPartitioner(num_partitions, num_classes_per_partition),
+        "linear": lambda: LinearPartitioner(num_partitions),
+        "square": lambda: SquarePartitioner(num_partitions),
+        "exponential": lambda: ExponentialPartitioner(num_partitions),
+        "size": lambda: SizePartitioner(tuple(sizes)),
+    }
+    if name not in makers:
+        raise _invalid(f"There is no partitioner {name!r}: use one of {', '.join(makers)}.")
+    if name == "size" and len(sizes) != num_partitions:
+        raise _invalid(f"There are {len(sizes)} sizes for {num_partitions} devices: give one for each.")
+    return makers[name]()
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +222,76 @@ class PathologicalPartitioner:
             for label in sorted(order, key=lambda candidate: len(owners[candidate]))[:each]:
                 owners[label].append(device)
         return owners
+
+
+@dataclass(frozen=True, slots=True)
+class LinearPartitioner:
+    """At random, with sizes as 1 to 2 to 3 and so on, a device's number from 1."""
+
+    num_partitions: int
+
+    def __post_init__(self) -> None:
+        _at_least(1, num_partitions=self.num_partitions)
+
+    def partition(self, labels: Labels, rng: np.random.Generator) -> list[Indices]:
+        return _of_sizes(labels, np.arange(1.0, self.num_partitions + 1), rng)
+
+
+@dataclass(frozen=True, slots=True)
+class SquarePartitioner:
+    """At random, with sizes as the squares of 1, 2, 3 and so on."""
+
+    num_partitions: int
+
+    def __post_init__(self) -> None:
+        _at_least(1, num_partitions=self.num_partitions)
+
+    def partition(self, labels: Labels, rng: np.random.Generator) -> list[Indices]:
+        return _of_sizes(labels, np.arange(1.0, self.num_partitions + 1) ** 2, rng)
+
+
+@dataclass(frozen=True, slots=True)
+class ExponentialPartitioner:
+    """At random, with sizes as e, e^2, e^3 and so on: the last device has more than half of all."""
+
+    num_partitions: int
+
+    def __post_init__(self) -> None:
+        _at_least(1, num_partitions=self.num_partitions)
+
+    def partition(self, labels: Labels, rng: np.random.Generator) -> list[Indices]:
+        return _of_sizes(labels, np.exp(np.arange(1.0, self.num_partitions + 1) - self.num_partitions), rng)
+
+
+@dataclass(frozen=True, slots=True)
+class SizePartitioner:
+    """At random, each device with as many examples as it is said to have; what is left over goes to nobody."""
+
+    partition_sizes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        _at_least(1, num_partitions=len(self.partition_sizes))
+        for size in self.partition_sizes:
+            _at_least(1, size=size)
+
+    @property
+    def num_partitions(self) -> int:
+        return len(self.partition_sizes)
+
+    def partition(self, labels: Labels, rng: np.random.Generator) -> list[Indices]:
+        _check_labels(labels, sum(self.partition_sizes))
+        return np.split(rng.permutation(len(labels)), np.cumsum(self.partition_sizes))[:-1]
+
+
+def _of_sizes(labels: Labels, weights: npt.NDArray[np.float64], rng: np.random.Generator) -> list[Indices]:
+    """A random division by these weights; everybody has one example, and the others go by largest remainders."""
+    devices = len(weights)
+    _check_labels(labels, devices)
+    exact = weights / weights.sum() * (len(labels) - devices)
+    sizes = np.floor(exact).astype(np.intp)
+    left = len(labels) - devices - int(sizes.sum())
+    sizes[np.argsort(sizes - exact, kind="stable")[:left]] += 1
+    return np.split(rng.permutation(len(labels)), np.cumsum(sizes + 1)[:-1])
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,11 +1,11 @@
 """What a device holds: cut from a dataset, written to its directory, read back and checked.
 
-A directory has `train.npz` and `holdout.npz`, uncompressed, each with `x` and `y`. Nothing is ever unpickled.
+A directory has `train.npz` and `holdout.npz`, each with `x` and `y`, or `train.parquet` and `holdout.parquet`. What fedlearn
+writes is npz, uncompressed. Nothing is ever unpickled.
 """
 
 import os
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from fedlearn.core.errors import Code, SetupError, cannot_write
 from fedlearn.core.learning import Examples, Shard
+from fedlearn.data.files import NPZ, Columns, faults_of, read_pair
 from fedlearn.data.partitioners import Indices, Partitioner
 
 
@@ -48,6 +49,14 @@ def cut(
     return (_shard(examples, part, min(round(len(part) * holdout_fraction), len(part) - 1)) for part in mixed)
 
 
+def label_counts(examples: Examples) -> dict[str, int] | None:
+    """How many examples there are of each label; None where labels are no single integers."""
+    if examples.labels.ndim != 1 or not np.issubdtype(examples.labels.dtype, np.integer):
+        return None
+    labels, counts = np.unique(examples.labels, return_counts=True)
+    return {str(label): int(count) for label, count in zip(labels, counts, strict=True)}
+
+
 def write_shard(directory: Path, shard: Shard) -> None:
     """Write a shard; each of its two files is there whole or not at all.
 
@@ -62,18 +71,52 @@ def write_shard(directory: Path, shard: Shard) -> None:
         raise cannot_write(f"The shard {directory}", error) from error
 
 
-def read_shard(directory: Path) -> Shard:
+def read_shard(directory: Path, columns: Columns = NPZ) -> Shard:
     """Read a device's shard, ready for a model (see `as_examples`). The hold-out may be empty.
 
     Raises:
         SetupError: `shard_invalid`, with a sentence on what is wrong with which file.
     """
-    shard = Shard(*(as_examples(_read(directory / f"{name}.npz")) for name in ("train", "holdout")))
-    if not len(shard.train):
-        raise _invalid(directory / "train.npz", "it holds no example")
-    if len(shard.holdout) and shard.holdout.features.shape[1:] != shard.train.features.shape[1:]:
-        raise _invalid(directory / "holdout.npz", "its features have another shape than those of train.npz")
-    return shard
+    train, holdout = (_path(directory, name) for name in ("train", "holdout"))
+    parts = [_read(path, columns) for path in (train, holdout)]
+    return checked(parts[0], parts[1], f"The shard's file {train}", f"The shard's file {holdout}", columns)
+
+
+def read_labels(directory: Path, label: str = NPZ.label) -> npt.NDArray[Any]:
+    """The labels of a shard, what is held out included, without its features.
+
+    Args:
+        label: in Parquet files, the column of labels.
+
+    Raises:
+        SetupError: `shard_invalid`.
+    """
+    paths = [_path(directory, name) for name in ("train", "holdout")]
+    return np.concatenate([_read(path, Columns((label,), label), only_labels=True).labels for path in paths])
+
+
+def checked(train: Examples, holdout: Examples, train_name: str, holdout_name: str, columns: Columns) -> Shard:
+    """The shard of these parts, ready for a model.
+
+    Args:
+        train_name: how a sentence on `train` begins, as `holdout_name` does for `holdout`.
+
+    Raises:
+        SetupError: `shard_invalid`.
+    """
+    for what, part in ((train_name, train), (holdout_name, holdout)):
+        for fault in faults_of(part.features, part.labels, columns.classes):
+            raise _invalid(what, fault)
+    if not len(train):
+        raise _invalid(train_name, "it holds no example")
+    if len(holdout):
+        for name, here, there in (("x", train.features, holdout.features), ("y", train.labels, holdout.labels)):
+            if here.shape[1:] != there.shape[1:]:
+                shapes = f"{there.shape[1:]} instead of {here.shape[1:]}"
+                raise _invalid(holdout_name, f"its {name} has another shape than what is trained on, {shapes}")
+            if here.dtype.kind != there.dtype.kind:
+                raise _invalid(holdout_name, f"its {name} is {there.dtype}, and {here.dtype} in what is trained on")
+    return Shard(as_examples(train), as_examples(holdout))
 
 
 def _shard(examples: Examples, part: Indices, held_out: int) -> Shard:
@@ -92,32 +135,23 @@ def _write(path: Path, examples: Examples) -> None:
         Path(unfinished).unlink(missing_ok=True)
 
 
-def _read(path: Path) -> Examples:
+def _path(directory: Path, name: str) -> Path:
+    npz, parquet = directory / f"{name}.npz", directory / f"{name}.parquet"
+    if npz.exists() and parquet.exists():
+        raise _invalid(f"The shard {directory}", f"it has {npz.name} and {parquet.name}; leave one of them")
+    return parquet if parquet.exists() else npz
+
+
+def _read(path: Path, columns: Columns, *, only_labels: bool = False) -> Examples:
+    what = f"The shard's file {path}"
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            x, y = arrays["x"], arrays["y"]
+        return read_pair(path, columns, only_labels=only_labels)
     except FileNotFoundError as error:
-        raise _invalid(path, "there is no such file; give --shards a directory with train.npz and holdout.npz") from error
-    except KeyError as error:
-        raise _invalid(path, "it must hold two arrays, x and y") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, TypeError, AttributeError) as error:
-        raise _invalid(path, f"it is no readable npz file ({error})") from error
-    for fault in _faults(x, y):
-        raise _invalid(path, fault)
-    return Examples(x, y)
+        needed = "give a directory with train and holdout, each as .npz or .parquet"
+        raise _invalid(what, f"there is no such file; {needed}") from error
+    except ValueError as error:
+        raise _invalid(what, str(error)) from error
 
 
-def _faults(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> Iterator[str]:
-    for name, array in (("x", x), ("y", y)):
-        if array.ndim == 0:
-            yield f"{name} is a single number"
-        elif array.dtype != np.float32 and not np.issubdtype(array.dtype, np.integer):
-            yield f"{name} is {array.dtype}, where float32 or an integer type is needed"
-        elif array.dtype == np.float32 and not np.isfinite(array).all():
-            yield f"{name} holds NaN or infinity"
-    if x.ndim and y.ndim and len(x) != len(y):
-        yield f"x has {len(x)} examples and y has {len(y)}"
-
-
-def _invalid(path: Path, fault: str) -> SetupError:
-    return SetupError(Code.SHARD_INVALID, f"The shard's file {path} cannot be used: {fault}.")
+def _invalid(what: str, fault: str) -> SetupError:
+    return SetupError(Code.SHARD_INVALID, f"{what} cannot be used: {fault}.")

@@ -4,25 +4,39 @@ import asyncio
 import contextvars
 import hashlib
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
-from fedlearn.adapters.http import persist
-from fedlearn.core.errors import Code, FedlearnError, Outage
+from fedlearn.adapters.http import first_of, persist
+from fedlearn.core.eligibility import Conditions, shortfall
+from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
-from fedlearn.core.learning import Shard, Weights
+from fedlearn.core.learning import Shard, Stop, Weights
 from fedlearn.core.updates import Update
+from fedlearn.core.workload import within
 from fedlearn.device.peers import AggregatorClient
+from fedlearn.device.sessions import Session
 from fedlearn.device.workshop import Tools, Workshop
+from fedlearn.protocol.eligibility import DeviceConditions
 from fedlearn.protocol.envelope import UpdateContext, seal
-from fedlearn.protocol.messages import Assignment, CheckIn, ComeBack, DropOut, RoundName, UploadDone, UploadRequest
+from fedlearn.protocol.messages import Assignment, CheckIn, ComeBack, DropOut, RoundName, Speed, UploadDone, UploadRequest
+from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingPublicKey
 from fedlearn.protocol.tensors import flatten
-from fedlearn.telemetry import metrics
 from fedlearn.telemetry.logs import about, log
+from fedlearn.telemetry.metrics import device as metrics
 
 _log = log(__name__)
 _TELL_SECONDS = 5.0
+_LEAST_SECONDS = 1e-6
+_ASK_AGAIN_SECONDS = 0.5
+_LOOK_SECONDS = 1.0
 _NOBODY_TO_TELL = frozenset({Code.ROUND_CLOSED, Code.NOT_SELECTED, Code.TASK_UNKNOWN})
+
+
+class _ConditionsChanged(Exception):
+    """The device must be offered anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +45,7 @@ class Home:
 
     Args:
         slot: which of the devices of its process, None where it is the only one.
+        labels: examples a label, None unless the server is to know.
         seed_name: with the seed and the round it seeds local training; the same for the same shard wherever it is hosted.
     """
 
@@ -40,23 +55,35 @@ class Home:
     seed: int
     seed_name: str
     runtime: str
+    labels: Mapping[str, int] | None = None
 
 
 class Agent:
     """The loop of one device; a round that fails for this device is dropped out of, and the loop goes on."""
 
-    def __init__(self, home: Home, workshop: Workshop, aggregator: AggregatorClient, checkin_seconds: float) -> None:
+    def __init__(
+        self,
+        home: Home,
+        workshop: Workshop,
+        aggregator: AggregatorClient,
+        checkin_seconds: float,
+        conditions: Callable[[], Conditions] = Conditions,
+    ) -> None:
         self._home, self._workshop, self._aggregator = home, workshop, aggregator
+        self._conditions = conditions
         self._uploaded: RoundName | None = None
+        self._speed: Speed | None = None
+        self._session = Session()
         self._checkin = CheckIn(
             slot=home.slot,
             dataset=home.dataset,
             examples=len(home.shard.train),
             holdout_examples=len(home.shard.holdout),
             runtime=home.runtime,
+            labels=None if home.labels is None else dict(home.labels),
             wait_seconds=checkin_seconds,
         )
-        self.connected = False
+        self.connected = self._delivered = False
 
     async def run(self) -> None:
         """Until cancelled; when that happens in a round, the server is told at once."""
@@ -69,8 +96,13 @@ class Agent:
                 await self._take_part(answer)
 
     async def _check_in(self) -> Assignment | ComeBack:
+        offered = self._conditions()
+        changes = {"uploaded": self._uploaded, "speed": self._speed, "conditions": DeviceConditions.of(offered)}
+        offer = self._checkin.model_copy(update=changes)
         try:
-            answer = await self._workshop.server.check_in(self._checkin.model_copy(update={"uploaded": self._uploaded}))
+            answer = await first_of(self._workshop.server.check_in(offer), self._while_as(offered))
+        except _ConditionsChanged:
+            return ComeBack(after_seconds=0.0)
         except FedlearnError as error:
             self.connected = False
             _log.warning("check-in failed", code=error.code, detail=error.detail)
@@ -82,17 +114,23 @@ class Agent:
 
     async def _take_part(self, assignment: Assignment) -> None:
         round_id = RoundId(TaskId(assignment.task), assignment.round)
+        self._delivered, self._session = False, Session()
         try:
             async with asyncio.timeout(assignment.seconds_left):
-                await self._contribute(round_id, assignment)
+                with self._session.counted():
+                    await first_of(
+                        self._contribute(round_id, assignment), self._while_wanted(round_id), self._while_eligible(assignment)
+                    )
         except TimeoutError:
             _log.warning("not ready before the deadline")
         except asyncio.CancelledError:
             await self._drop_out(round_id, Code.DEVICE_STOPPING, "The process is being stopped.")
             raise
         except FedlearnError as error:
-            _log.warning("drops out", code=error.code, detail=error.detail)
-            if error.code not in _NOBODY_TO_TELL:
+            if error.code in _NOBODY_TO_TELL:
+                _log.info("is released", code=error.code, detail=error.detail)
+            else:
+                _log.warning("drops out", code=error.code, detail=error.detail)
                 await self._drop_out(round_id, error.code, error.detail)
         except Exception as error:
             _log.exception("drops out by an unforeseen failure")
@@ -106,30 +144,84 @@ class Agent:
         except FedlearnError as error:
             _log.info("the server takes no word of it", code=error.code)
 
+    async def _while_wanted(self, round_id: RoundId) -> None:
+        """Ends with `round_closed` when the round needs no more reports: what this device does is in vain then."""
+        seconds = self._checkin.wait_seconds
+        while True:
+            try:
+                await persist(lambda: self._workshop.server.wanted(round_id, self._home.slot, seconds))
+            except Refusal:
+                if self._delivered:  # it may be this device's report that has closed the round
+                    return
+                raise
+            await asyncio.sleep(_ASK_AGAIN_SECONDS)
+
+    async def _while_eligible(self, assignment: Assignment) -> None:
+        """Ends with `not_eligible` when the device does not meet the task's demands any more."""
+        demands, home = assignment.demands.domain(), self._home
+        while True:
+            lacking = shortfall(demands, self._conditions(), len(home.shard.train), home.runtime)
+            if lacking is not None:
+                raise Refusal(Code.NOT_ELIGIBLE, lacking)
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _while_as(self, offered: Conditions) -> None:
+        """Ends when the offer that is held is not true any more; memory comes and goes, and is looked at in the round."""
+        while True:
+            if replace(self._conditions(), free_memory_bytes=offered.free_memory_bytes) != offered:
+                raise _ConditionsChanged
+            await asyncio.sleep(_LOOK_SECONDS)
+
     async def _contribute(self, round_id: RoundId, assignment: Assignment) -> None:
         workshop = self._workshop
         await persist(lambda: workshop.server.accept(round_id, self._home.slot))
         tools = await workshop.tools(assignment.plan_digest)
         weights = await workshop.weights(assignment.model, assignment.model_url, tools.plan)
+        self._session.note("v")
         key = await workshop.sealing_key(round_id)
         in_context = contextvars.copy_context().run  # so that its log lines name round and device
         loop = asyncio.get_running_loop()
-        update = await loop.run_in_executor(workshop.compute, in_context, self._train, tools, weights, round_id)
+        stop, wanted = Stop(), assignment.local_steps
+        try:
+            update = await loop.run_in_executor(
+                workshop.compute, in_context, self._train, tools, weights, round_id, stop, wanted
+            )
+        except BaseException:
+            stop.set()  # the thread is the process's only one: other rounds wait for it
+            raise
         sealed = await asyncio.to_thread(self._seal, update, key, assignment, tools)
         await self._upload(round_id, assignment.ticket, sealed)
 
-    def _train(self, tools: Tools, weights: Weights, round_id: RoundId) -> Update:
-        shard, began = self._home.shard, time.monotonic()
+    def _train(self, tools: Tools, weights: Weights, round_id: RoundId, stop: Stop, wanted_steps: int | None = None) -> Update:
+        stop.check()
+        # the session is its own: after a deadline this ends when the next one may have begun
+        shard, session, training, began = self._home.shard, self._session, tools.plan.training, time.monotonic()
+        session.note("[")
         figures = tools.learner.evaluate(weights, shard.holdout)
-        trained = tools.learner.train(weights, shard.train, self._seed(round_id))
+        whole = training.steps(len(shard.train))
+        # not less than the plan allows, whatever the server wants
+        steps = whole if wanted_steps is None else within(wanted_steps, whole, training.min_steps_fraction)
+        with self._timed(round_id, tools.plan, steps):
+            trained = tools.learner.train(weights, shard.train, self._seed(round_id), stop, steps=steps)
         delta = flatten(trained)
         delta -= flatten(weights)
+        session.note("]")
         seconds = time.monotonic() - began
         metrics.TRAINING_SECONDS.observe(seconds)
-        metrics.TRAINED_EXAMPLES.inc(len(shard.train) * tools.plan.training.epochs)
-        _log.info("trained", examples=len(shard.train), seconds=round(seconds, 3), **figures)
+        metrics.TRAINED_EPOCHS.inc(training.epochs * steps / whole)
+        metrics.TRAINED_EXAMPLES.inc(training.processed(steps, len(shard.train)))
+        _log.info("trained", examples=len(shard.train), steps=steps, of=whole, seconds=round(seconds, 3), **figures)
         holdout = len(shard.holdout) if figures else 0
+        # all of its examples, also where it has stopped early: see docs/decisions/0015-work-by-speed.md
         return Update(delta, examples=len(shard.train), holdout_examples=holdout, metrics=figures)
+
+    @contextmanager
+    def _timed(self, round_id: RoundId, plan: Plan, steps: int) -> Iterator[None]:
+        """Note how long the steps took, for the next check-in."""
+        began = time.monotonic()
+        yield
+        seconds = max(time.monotonic() - began, _LEAST_SECONDS)
+        self._speed = Speed(task=round_id.task, round=round_id.number, plan_digest=plan.digest, steps=steps, seconds=seconds)
 
     def _seed(self, round_id: RoundId) -> int:
         text = f"{self._home.seed}/{self._home.seed_name}/{round_id.number}"
@@ -149,10 +241,12 @@ class Agent:
 
     async def _upload(self, round_id: RoundId, ticket: str, sealed: tuple[bytes, str]) -> None:
         body, sha256 = sealed
+        self._session.note("+")
         request = UploadRequest(slot=self._home.slot, size_bytes=len(body), sha256=sha256)
         grant = await persist(lambda: self._aggregator.place(round_id, request, ticket))
         await asyncio.to_thread(self._workshop.transfer.store, grant, body)
-        metrics.UPLOADED_BYTES.inc(len(body))
+        self._delivered = True
         await persist(lambda: self._aggregator.done(round_id, UploadDone(slot=self._home.slot, sha256=sha256), ticket))
+        self._session.note("^")
         self._uploaded = RoundName(task=round_id.task, round=round_id.number)
         _log.info("uploaded", bytes=len(body))

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from fastapi import FastAPI
 
@@ -12,37 +11,20 @@ from fedlearn.adapters.http import ServiceClient, TokenFile, spawn
 from fedlearn.adapters.keyfiles import load_public_key
 from fedlearn.adapters.web import listen, make_app, serve
 from fedlearn.config import DeviceSettings
-from fedlearn.core.errors import Code, Outage
-from fedlearn.data.shards import read_shard
+from fedlearn.core.errors import Code
 from fedlearn.device.agent import Agent, Home
+from fedlearn.device.conditions import Probe
 from fedlearn.device.learners import learner_factory
 from fedlearn.device.peers import AggregatorClient, ServerClient
+from fedlearn.device.residents import Resident, check_readiness, homes_of
 from fedlearn.device.walkthrough import Hand, ManualAgent, step_routes
 from fedlearn.device.workshop import Workshop
 from fedlearn.telemetry.logs import set_up_logs
 
 
-def read_homes(settings: DeviceSettings, runtime: str) -> list[Home]:
-    """The devices of this process, each with its shard.
-
-    Raises:
-        SetupError: `shard_invalid`.
-    """
-    places: list[tuple[int | None, Path]]
-    if settings.count is None:
-        places = [(None, settings.shards)]
-    else:
-        places = [(slot, settings.shards / str(settings.first_shard + slot)) for slot in range(settings.count)]
-    return [
-        Home(slot, settings.dataset, read_shard(place), settings.seed, seed_name=place.name, runtime=runtime)
-        for slot, place in places
-    ]
-
-
 def build_app(settings: DeviceSettings) -> FastAPI:
     """The app of a device process; its agents run while it does."""
-    make_learner, runtime = learner_factory(settings.learner)
-    homes = read_homes(settings, runtime)
+    make_learner, runtime = learner_factory(settings.learner, settings.synthetic_seconds)
     server = ServiceClient(
         settings.server_url, "server", token=TokenFile(settings.server_token_file), unreachable=Code.SERVER_UNREACHABLE
     )
@@ -61,18 +43,24 @@ def build_app(settings: DeviceSettings) -> FastAPI:
         compute=compute,
     )
     hand = Hand(settings.aggregator_url) if settings.manual else None
-    agents = [_agent(home, workshop, AggregatorClient(aggregator), settings.checkin_seconds, hand) for home in homes]
+
+    def settle(home: Home) -> Agent:
+        return _agent(home, workshop, AggregatorClient(aggregator), settings, hand)
+
+    residents = [
+        Resident(slot, read, settle, workshop.server, dataset=settings.dataset, runtime=runtime)
+        for slot, read in homes_of(settings, runtime)
+    ]
 
     async def ready() -> None:
-        if not all(agent.connected for agent in agents):
-            raise Outage(Code.SERVER_UNREACHABLE, "Not all devices of this process could check in last time.")
+        check_readiness(residents)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         running: set[asyncio.Task[None]] = set()
         async with server, aggregator:
-            for agent in agents:
-                spawn(agent.run(), running)
+            for resident in residents:
+                spawn(resident.run(), running)
             yield
             stopping = list(running)
             for task in stopping:
@@ -92,17 +80,18 @@ def build_app(settings: DeviceSettings) -> FastAPI:
     return app
 
 
-def _agent(home: Home, workshop: Workshop, aggregator: AggregatorClient, checkin_seconds: float, hand: Hand | None) -> Agent:
+def _agent(home: Home, workshop: Workshop, aggregator: AggregatorClient, settings: DeviceSettings, hand: Hand | None) -> Agent:
+    seconds, probe = settings.checkin_seconds, Probe(settings.conditions_file)
     if hand is None:
-        return Agent(home, workshop, aggregator, checkin_seconds)
-    return ManualAgent(home, workshop, aggregator, checkin_seconds, hand=hand)
+        return Agent(home, workshop, aggregator, seconds, probe)
+    return ManualAgent(home, workshop, aggregator, seconds, hand=hand)
 
 
 def main(settings: DeviceSettings) -> None:
     """Take part in rounds until SIGTERM.
 
     Raises:
-        SetupError: `shard_invalid`, `port_busy`, `setting_invalid`, `service_failed`.
+        SetupError: `port_busy`, `setting_invalid`, `service_failed`.
     """
     set_up_logs("device", settings.log_level)
     listener = listen(settings.host, settings.port)

@@ -21,10 +21,12 @@ from fedlearn.device.peers import ServerClient
 from fedlearn.device.workshop import Workshop
 from fedlearn.protocol.messages import Evaluation, EvaluationJob
 from fedlearn.telemetry.logs import about, log, set_up_logs
+from fedlearn.telemetry.metrics import evaluator as metrics
 
 _log = log(__name__)
 _WAIT_SECONDS, _FIRST_WAIT_SECONDS = 30.0, 1.0
 _AFTER_FAILURE_SECONDS = 2.0
+_LASTING = frozenset({Code.PLAN_INVALID, Code.MODEL_MISMATCH, Code.SHARD_INVALID, Code.NOT_FOUND})  # faults of a version itself
 
 
 class Evaluator:
@@ -56,9 +58,12 @@ class Evaluator:
     async def _score(self, job: EvaluationJob) -> None:
         try:
             figures = await self._figures(job)
-        except Outage:
-            raise
-        except Exception:
+        except FedlearnError as error:
+            if error.code not in _LASTING:
+                raise
+            _log.error("the version can't be scored: it gets no figures", code=error.code, detail=error.detail)
+            figures = {}
+        except Exception:  # anything: Keras and TensorFlow fail in many ways
             _log.exception("the version can't be scored: it gets no figures, so that those behind it get theirs")
             figures = {}
         # the loss of a model that has diverged is no number, and JSON has none for it
@@ -68,9 +73,10 @@ class Evaluator:
 
     async def _figures(self, job: EvaluationJob) -> Mapping[str, float]:
         workshop, loop = self._workshop, asyncio.get_running_loop()
-        tools = await workshop.tools(job.plan_digest)
-        weights = await workshop.weights(job.model, job.model_url, tools.plan)
-        return await loop.run_in_executor(workshop.compute, tools.learner.evaluate, weights, self._test)
+        with metrics.FAILURES.count_exceptions(), metrics.SCORING_SECONDS.time():
+            tools = await workshop.tools(job.plan_digest)
+            weights = await workshop.weights(job.model, job.model_url, tools.plan)
+            return await loop.run_in_executor(workshop.compute, tools.learner.evaluate, weights, self._test)
 
 
 def build_app(settings: EvaluatorSettings) -> FastAPI:

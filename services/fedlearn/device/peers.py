@@ -37,6 +37,11 @@ class ServerClient:
     async def accept(self, round_id: RoundId, slot: int | None) -> None:
         await self._client.fetch("POST", f"/v1/rounds/{round_id}/acceptances", Acceptance(slot=slot))
 
+    async def wanted(self, round_id: RoundId, slot: int | None, wait_seconds: float) -> None:
+        """Held by the server for up to `wait_seconds` while the round takes this device's report; else `round_closed`."""
+        path = f"/v1/rounds/{round_id}/wanted?wait_seconds={wait_seconds}" + ("" if slot is None else f"&slot={slot}")
+        await self._client.fetch("GET", path, timeout_seconds=wait_seconds + _SLACK_SECONDS)
+
     async def drop_out(self, round_id: RoundId, dropout: DropOut) -> None:
         await self._client.fetch("POST", f"/v1/rounds/{round_id}/dropouts", dropout)
 

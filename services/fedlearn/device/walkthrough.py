@@ -11,9 +11,10 @@ from typing import TypeVar
 from fastapi import APIRouter
 
 from fedlearn.adapters.walkthrough import Told, add_step, out_of_order
+from fedlearn.core.eligibility import Conditions
 from fedlearn.core.errors import Code, FedlearnError, Outage
 from fedlearn.core.ids import RoundId
-from fedlearn.core.learning import Metrics
+from fedlearn.core.learning import Metrics, Stop
 from fedlearn.core.updates import Update
 from fedlearn.device.agent import Agent, Home
 from fedlearn.device.peers import AggregatorClient
@@ -104,9 +105,16 @@ class ManualAgent(Agent):
     """The same device with the same calls, one step at a time."""
 
     def __init__(
-        self, home: Home, workshop: Workshop, aggregator: AggregatorClient, checkin_seconds: float, *, hand: Hand
+        self,
+        home: Home,
+        workshop: Workshop,
+        aggregator: AggregatorClient,
+        checkin_seconds: float,
+        conditions: Callable[[], Conditions] = Conditions,
+        *,
+        hand: Hand,
     ) -> None:
-        super().__init__(home, workshop, aggregator, checkin_seconds)
+        super().__init__(home, workshop, aggregator, checkin_seconds, conditions)
         self._hand = hand
 
     async def _contribute(self, round_id: RoundId, assignment: Assignment) -> None:
@@ -115,8 +123,9 @@ class ManualAgent(Agent):
         async def train() -> tuple[tuple[Tools, Update], Told]:
             tools = await workshop.tools(assignment.plan_digest)
             weights = await workshop.weights(assignment.model, assignment.model_url, tools.plan)
+            self._session.note("v")
             loop = asyncio.get_running_loop()
-            update = await loop.run_in_executor(workshop.compute, self._train, tools, weights, round_id)
+            update = await loop.run_in_executor(workshop.compute, self._train, tools, weights, round_id, Stop())
             local = unflatten(flatten(weights) + update.delta, tools.plan)
             figures = await loop.run_in_executor(workshop.compute, tools.learner.evaluate, local, self._home.shard.holdout)
             return (tools, update), self._trained(round_id, assignment, update, figures)

@@ -197,9 +197,7 @@ def save_keras(plan: Plan, weights: Weights, path: Path) -> None:
         Refusal: `plan_invalid`, `model_mismatch`.
         SetupError: `disk_full`, or `setting_invalid` when the file cannot be written.
     """
-    model = model_of(plan)
-    set_weights(model, plan, weights)
-    compile_model(model, plan)
+    model = _restored(plan, weights)
     model.optimizer.build(model.trainable_variables)  # its variables must be in the file for it to load without a complaint
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -209,6 +207,33 @@ def save_keras(plan: Plan, weights: Weights, path: Path) -> None:
             unfinished.replace(path)
     except OSError as error:
         raise cannot_write(f"The model {path}", error) from error
+
+
+def export_savedmodel(plan: Plan, weights: Weights, directory: Path) -> None:
+    """Write a TensorFlow SavedModel with the endpoint `serve`, whole or not at all, to a directory that is not there yet.
+
+    Raises:
+        Refusal: `plan_invalid`, `model_mismatch`.
+        SetupError: `disk_full`, or `setting_invalid` when the directory is there or cannot be written.
+    """
+    if directory.exists():
+        raise SetupError(Code.SETTING_INVALID, f"{directory} is there already: choose another name, or remove it.")
+    model = _restored(plan, weights)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".saving-") as scratch:
+            unfinished = Path(scratch) / "model"
+            model.export(unfinished, format="tf_saved_model", verbose=False)
+            unfinished.rename(directory)
+    except OSError as error:
+        raise cannot_write(f"The model {directory}", error) from error
+
+
+def _restored(plan: Plan, weights: Weights) -> Any:
+    model = model_of(plan)
+    set_weights(model, plan, weights)
+    compile_model(model, plan)
+    return model
 
 
 def _rebuild(architecture: Mapping[str, Any], parameters: int) -> Any:

@@ -87,3 +87,8 @@ def label_spec(model: Any, loss: str) -> Any:
     if loss.lower().startswith(_SPARSE):
         return tf.TensorSpec((None, *output.shape[1:-1]), tf.int32)
     return tf.TensorSpec((None, *output.shape[1:]), output.dtype)
+
+
+def class_count(model: Any, loss: str) -> int | None:
+    """How many classes a sparse loss numbers, from 0; None for another loss."""
+    return int(model.outputs[0].shape[-1]) if loss.lower().startswith(_SPARSE) else None

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedlearn.core.errors import Code, Refusal
-from fedlearn.core.learning import Examples, Metrics, Weights
+from fedlearn.core.learning import Examples, Metrics, Stop, Weights
 from fedlearn.protocol.plans import Plan
 
 _SCALE = 1e-3
@@ -18,10 +18,11 @@ class SyntheticLearner:
     Args:
         plan: only its manifest is read.
         scale: standard deviation of the change of a weight.
+        seconds: how long it lets a training last.
     """
 
-    def __init__(self, plan: Plan, *, scale: float = _SCALE) -> None:
-        self._plan, self._scale = plan, scale
+    def __init__(self, plan: Plan, *, scale: float = _SCALE, seconds: float = 0.0) -> None:
+        self._plan, self._scale, self._seconds = plan, scale, seconds
 
     def evaluate(self, weights: Weights, examples: Examples) -> Metrics:
         """Figures from 0 to 1 that look like a model's, the same for the same weights; {} for no examples.
@@ -37,12 +38,22 @@ class SyntheticLearner:
         accuracy = 0.1 + 0.8 / (1.0 + energy)
         return {"loss": 1.0 - accuracy, **dict.fromkeys(self._plan.metrics, accuracy)}
 
-    def train(self, weights: Weights, examples: Examples, seed: int) -> list[npt.NDArray[np.float32]]:
-        """`weights` + a change of each, uniform around 0; the same seed gives the same change.
+    def train(
+        self,
+        weights: Weights,
+        examples: Examples,
+        seed: int,
+        stop: Stop | None = None,
+        *,
+        steps: int | None = None,  # noqa: ARG002 - the protocol's
+    ) -> list[npt.NDArray[np.float32]]:
+        """`weights` + a change of each, uniform around 0; the same seed gives the same change, whatever the steps.
 
         Raises:
             Refusal: `training_failed` without examples, `model_mismatch`.
+            Stopped: as soon as `stop` is set.
         """
+        (stop or Stop()).wait(self._seconds)
         self._check(weights)
         if not len(examples):
             raise Refusal(Code.TRAINING_FAILED, "There are no examples to train on.")

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fedlearn.core.errors import Code, Refusal
-from fedlearn.core.learning import Examples, Metrics, Weights
+from fedlearn.core.learning import Examples, Metrics, Stop, Weights
 from fedlearn.learning.models import model_of, plan_weights
-from fedlearn.learning.objectives import feature_spec, label_spec, loss_function, metric_function
+from fedlearn.learning.objectives import class_count, feature_spec, label_spec, loss_function, metric_function
 from fedlearn.learning.optimizers import rule_of
 from fedlearn.learning.runtime import tf
 from fedlearn.protocol.plans import Plan
@@ -51,10 +51,12 @@ class KerasLearner:
         self._plan = plan
         self._model = model_of(plan)
         self._weights = plan_weights(self._model)
+        self._halt = tf.Variable(False, trainable=False)
         self._places()
         try:
             self._losses = loss_function(plan.loss, plan.loss_options)
             self._features, self._labels = feature_spec(self._model), label_spec(self._model, plan.loss)
+            self._classes = class_count(self._model, plan.loss)
             self._metrics = {
                 name: metric_function(name, plan.loss, self._labels, self._model.outputs[0]) for name in plan.metrics
             }
@@ -62,7 +64,8 @@ class KerasLearner:
             streams = tf.TensorSpec((self._streams, 2), tf.int64)
             order = tf.TensorSpec((None,), tf.int32)
             # traced now: a plan that does not fit is refused here, and no later call can trace again
-            self._train = _compile(self._training, weights, streams, self._features, self._labels, order)
+            steps = tf.TensorSpec((), tf.int32)
+            self._train = _compile(self._training, weights, streams, self._features, self._labels, order, steps)
             self._evaluate = _compile(self._evaluation, weights, streams, self._features, self._labels)
         except Refusal:
             raise
@@ -74,7 +77,7 @@ class KerasLearner:
         """The means of loss (with the model's regularization, as Keras reports it) and metrics; {} for no examples.
 
         Raises:
-            Refusal: `shard_invalid` for examples of a shape or `model_mismatch` for weights that don't fit the plan.
+            Refusal: `shard_invalid` for examples or `model_mismatch` for weights that don't fit the plan.
         """
         if not len(examples):
             return {}
@@ -82,25 +85,37 @@ class KerasLearner:
         sums = _run(self._evaluate, self._tensors(weights), streams, *self._arrays(examples)).numpy()
         return dict(zip(("loss", *self._metrics), (float(s) / len(examples) for s in sums), strict=True))
 
-    def train(self, weights: Weights, examples: Examples, seed: int) -> list[npt.NDArray[np.float32]]:
+    def train(
+        self, weights: Weights, examples: Examples, seed: int, stop: Stop | None = None, *, steps: int | None = None
+    ) -> list[npt.NDArray[np.float32]]:
         """Train from `weights` as the plan says; the same seed gives the same weights.
 
         Args:
             weights: in the manifest's order; left as they are.
             examples: features as the model takes them; labels of shape (n,) for a sparse loss, else as the model's output.
             seed: at least 0; gives the order of the examples and what dropout and noise draw.
+            stop: read before each step of the compiled loop.
+            steps: only the first so many steps of the whole training; None for all of them.
 
         Raises:
-            Refusal: `training_failed` when the loss or a weight is not finite, or a label is out of range; `shard_invalid` or
-                `model_mismatch` for shapes that don't fit the plan.
+            Refusal: `training_failed` when the loss or a weight is not finite; `shard_invalid` for shapes, dtypes or labels or
+                `model_mismatch` for weights that don't fit the plan.
+            Stopped: at the next step once `stop` is set.
         """
+        stop = stop or Stop()
         if not len(examples):
             raise Refusal(Code.TRAINING_FAILED, "There are no examples to train on.")
         rng = np.random.default_rng(seed)
         streams = np.zeros((self._streams, 2), dtype=np.int64)  # Keras counts in the second word, so the first tells them apart
         streams[:, 0] = rng.integers(2**31, size=self._streams)
         order = np.concatenate([rng.permutation(len(examples)) for _ in range(self._plan.training.epochs)], dtype=np.int32)
-        total, trained = _run(self._train, self._tensors(weights), streams, *self._arrays(examples), order)
+        whole = self._plan.training.steps(len(examples))
+        last = np.int32(whole if steps is None else min(steps, whole))
+        given = (self._tensors(weights), streams, *self._arrays(examples), order, last)
+        self._halt.assign(False)
+        with stop.telling(lambda: self._halt.assign(True)):
+            total, trained = _run(self._train, *given)
+        stop.check()
         new = [tensor.numpy() for tensor in trained]
         if not np.isfinite(total.numpy()) or not all(np.isfinite(weight).all() for weight in new):
             raise Refusal(
@@ -110,7 +125,8 @@ class KerasLearner:
 
     # --- what is compiled
 
-    def _training(self, weights: Sequence[Any], streams: Any, features: Any, labels: Any, order: Any) -> Any:
+    def _training(self, weights: Sequence[Any], streams: Any, features: Any, labels: Any, *batches: Any) -> Any:
+        order, last = batches  # the examples in the order in which they come, and after how many steps it ends
         training, count = self._plan.training, tf.shape(labels)[0]
         steps = (count + training.batch_size - 1) // training.batch_size
 
@@ -141,9 +157,13 @@ class KerasLearner:
         trainable = begins = [state.value(weights, streams) for state in self._trainable]
         rest = [state.value(weights, streams) for state in self._rest]
         start = (tf.constant(0), trainable, rest, rule.start(trainable), tf.constant(0.0))
-        last = steps * training.epochs
         # one iteration at a time: each needs the weights of the one before
-        _, trainable, rest, _, total = tf.while_loop(lambda step, *_: step < last, body, start, parallel_iterations=1)
+        _, trainable, rest, _, total = tf.while_loop(
+            lambda step, *_: tf.logical_and(step < last, tf.logical_not(self._halt.read_value())),
+            body,
+            start,
+            parallel_iterations=1,
+        )
         trained = list(weights)
         for state, value in zip((*self._trainable, *self._rest), (*trainable, *rest), strict=True):
             if state.weight is not None:
@@ -199,6 +219,11 @@ class KerasLearner:
         for what, array, spec in (("features", features, self._features), ("labels", labels, self._labels)):
             if not spec.shape.is_compatible_with(array.shape) or len(array) != len(examples):
                 raise Refusal(Code.SHARD_INVALID, f"The {what} have the shape {array.shape}; the model takes {spec.shape}.")
+            if spec.dtype.is_integer and not np.issubdtype(array.dtype, np.integer):
+                raise Refusal(Code.SHARD_INVALID, f"The {what} are {array.dtype}; the model takes whole numbers.")
+        if self._classes is not None and not 0 <= labels.min() <= labels.max() < self._classes:
+            found = f"The labels go from {labels.min()} to {labels.max()}"
+            raise Refusal(Code.SHARD_INVALID, f"{found}; the model has classes from 0 to {self._classes - 1}.")
         return tf.constant(features, self._features.dtype), tf.constant(labels, self._labels.dtype)
 
 

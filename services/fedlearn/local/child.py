@@ -52,11 +52,11 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._error: OSError | None = None
         self._started, self._ended = threading.Event(), threading.Event()
-        threading.Thread(target=self._run, name=f"child {Path(arguments[0]).name}", daemon=True).start()
-        self._started.wait()
-        if self._error is not None:
-            raise self._error
-        atexit.register(self.kill)  # where the kernel does not watch
+        self._thread = threading.Thread(target=self._run, name=f"child {Path(arguments[0]).name}", daemon=True)
+        # for Ctrl-C in the lines below, when nobody has the child yet, and for where the kernel does not watch
+        atexit.register(self.kill)
+        self._thread.start()
+        self._wait_for_start()
 
     @property
     def pid(self) -> int:
@@ -86,11 +86,18 @@ class Child:
 
     def kill(self) -> None:
         """End it now; returns when it has ended."""
-        if self.running:
-            assert self._process is not None
-            self._process.kill()
-            self._ended.wait()
+        if self._thread.ident is not None:
+            self._started.wait()
+            if self._process is not None and self.running:
+                self._process.kill()
+                self._ended.wait()
         atexit.unregister(self.kill)
+
+    def _wait_for_start(self) -> None:
+        self._started.wait()
+        if self._error is not None:
+            atexit.unregister(self.kill)
+            raise self._error
 
     def _run(self) -> None:
         try:

@@ -31,7 +31,7 @@ class MachineOptions(BaseModel):
     data_dir: Path | None = None
     shards: Path | None = None
     devices: Annotated[int, Field(ge=2, le=4096)] = 5
-    partitioner: Literal["full", "iid", "dirichlet", "shard", "pathological"] = "iid"
+    partitioner: Literal["full", "iid", "dirichlet", "shard", "pathological", "linear", "square", "exponential"] = "iid"
     alpha: Annotated[float, Field(gt=0, le=1e6)] = 0.5
     epochs: Annotated[int, Field(ge=1, le=1000)] = 1
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 10

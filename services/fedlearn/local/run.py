@@ -8,11 +8,13 @@ from pathlib import Path
 from rich.console import Console
 
 from fedlearn.adapters.operator import OperatorClient
-from fedlearn.core.errors import Code, Outage, Refusal, SetupError
+from fedlearn.core.errors import Code, Outage, SetupError
 from fedlearn.local.launcher import Launcher
 from fedlearn.local.options import RunOptions, UpOptions
-from fedlearn.protocol.messages import RoundView, VersionView
-from fedlearn.reporting.history import RoundFigures, Summary, figures
+from fedlearn.protocol.messages import VersionView
+from fedlearn.reporting.curves import draw_curves, is_available
+from fedlearn.reporting.following import Follower
+from fedlearn.reporting.history import RoundFigures, Summary
 from fedlearn.reporting.progress import Progress, table
 
 _STATE = ("storage", "shards", "keys", "server.db", "server.db-wal", "server.db-shm")
@@ -66,8 +68,13 @@ def run(options: RunOptions, console: Console, started_at: float) -> Summary:
     )
     summary_path = options.summary or directory / "summary.json"
     summary_path.write_text(summary.model_dump_json(indent=2) + "\n")
+    curves = directory / "curves.png"
+    if is_available():
+        draw_curves(history, curves, f"{task}, {options.devices} devices, {options.partitioner}")
     _forget_state(directory)
     _tell(console, summary, summary_path)
+    if curves.exists():
+        console.print(f"The curves: {curves}", soft_wrap=True)
     return summary
 
 
@@ -77,7 +84,7 @@ class Watch:
     def __init__(self, client: OperatorClient, task: str, launcher: Launcher, progress: Progress) -> None:
         self._client, self._task = client, task
         self._launcher, self._progress = launcher, progress
-        self._ended: dict[int, RoundView] = {}
+        self._follower = Follower(client, task)
 
     def until_ended(self) -> tuple[list[RoundFigures], list[VersionView]]:
         """The rounds' figures and all versions.
@@ -89,41 +96,19 @@ class Watch:
         while True:
             self._launcher.check()
             try:
-                state, history, versions = self._look()
+                picture = self._follower.look(_WATCH_SECONDS)
             except Outage as outage:
                 if time.monotonic() - answered_at > _SERVER_PATIENCE_SECONDS:
                     raise SetupError(Code.SERVICE_FAILED, outage.detail) from outage
                 time.sleep(_WATCH_SECONDS)
                 continue
             answered_at = time.monotonic()
-            if state not in ("running", "paused") and all(version.evaluation is not None for version in versions):
-                return history, versions
-            if state == "running" and _hopeless(history):
+            self._progress.show(picture.running, picture.history)
+            if not picture.alive and all(version.evaluation is not None for version in picture.versions):
+                return picture.history, picture.versions
+            if picture.alive and _hopeless(picture.history):
                 self._client.cancel(self._task)
             time.sleep(_LEAST_PAUSE_SECONDS)
-
-    def _look(self) -> tuple[str, list[RoundFigures], list[VersionView]]:
-        state = self._client.task(self._task).state
-        running = self._current(wait_seconds=_WATCH_SECONDS if state == "running" else 0.0)
-        last = 0 if running is None else running.round
-        for number in range(1, last):
-            if number not in self._ended:
-                self._ended[number] = self._client.round(self._task, number)
-        if running is not None and running.phase in ("committed", "abandoned"):
-            self._ended[running.round] = running
-            running = None
-        versions = self._client.models(self._task)
-        history = [figures(round_, versions) for _, round_ in sorted(self._ended.items())]
-        self._progress.show(running, history)
-        return state, history, versions
-
-    def _current(self, wait_seconds: float) -> RoundView | None:
-        try:
-            return self._client.current_round(self._task, wait_seconds)
-        except Refusal as refusal:
-            if refusal.code is not Code.ROUND_UNKNOWN:
-                raise
-            return None
 
 
 def _hopeless(history: list[RoundFigures]) -> bool:

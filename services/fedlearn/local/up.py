@@ -39,7 +39,9 @@ def up(options: UpOptions, console: Console) -> None:
                 launcher.run_learner("submit", _submission(options.model_copy(update={"model": model}), task, launcher))
             if options.manual:
                 _wait_for_round(client, launcher, task)
-            (directory / MARK).write_text(json.dumps(_addresses(launcher), indent=2) + "\n")
+            unfinished = directory / f".{MARK}"
+            unfinished.write_text(json.dumps(_addresses(launcher), indent=2) + "\n")
+            unfinished.replace(directory / MARK)  # who waits for it reads all of it
             _tell(console, options, launcher, directory)
             try:
                 if model is not None and not options.manual:
@@ -109,7 +111,7 @@ def _tell(console: Console, options: UpOptions, launcher: Launcher, directory: P
     assert launcher.deployment is not None
     addresses = launcher.deployment.addresses
     shown = Table(box=None, pad_edge=False, show_header=False)
-    shown.add_row("server", addresses.server_url, f"its API: {addresses.server_url}/docs")
+    shown.add_row("server", addresses.server_url, f"watch it in a browser; its API: {addresses.server_url}/docs")
     shown.add_row("aggregator", addresses.aggregator_url, f"its API: {addresses.aggregator_url}/docs")
     hosted = "" if options.manual else "device process: /healthz, /readyz, /metrics"
     for name, url in launcher.device_urls.items():

@@ -4,13 +4,15 @@ Durations are seconds and never wall-clock deadlines, since devices' clocks are 
 hexadecimal; stored times are UTC, ISO 8601.
 """
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from fedlearn.core.errors import Code
 from fedlearn.core.rounds import ModelRef, RoundPolicy
+from fedlearn.protocol.eligibility import DeviceConditions, DeviceDemands
 
 Digest = Annotated[
     str, Field(pattern=r"^[0-9a-f]{64}$", examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"])
@@ -21,7 +23,7 @@ DeviceName = Annotated[str, Field(min_length=1, max_length=260, examples=["fedle
 Slot = Annotated[int | None, Field(ge=0, lt=4096, description="Which of the devices of this process; none if it is one.")]
 Size = Annotated[int, Field(ge=1, le=2**40, description="bytes", examples=[797_256])]
 VersionNumber = Annotated[int, Field(ge=0, le=2**31, examples=[3])]
-Label = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$", examples=["production"])]
+Label = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9._-]{0,61}[a-z0-9])?$", examples=["production"])]
 Url = Annotated[str, Field(examples=["http://storage:8333/fedlearn-models/mnist-2nn/models/0?X-Amz-Signature=…"])]
 Key = Annotated[str, Field(min_length=1, max_length=1024, examples=["mnist-2nn/models/00000003-9f86….safetensors"])]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -71,16 +73,52 @@ class RoundName(Message):
     round: RoundNumber
 
 
+class Speed(Message):
+    """How long a device's training took in its last round; evaluation and transfers are not in it."""
+
+    task: TaskName
+    round: RoundNumber
+    plan_digest: Digest
+    steps: Annotated[int, Field(ge=1, le=2**40, examples=[540])]
+    seconds: Annotated[float, Field(gt=0, le=30 * 86400, examples=[1.25])]
+
+
+class Unfit(Message):
+    """Why a device can't take part in any round, in a sentence of its own."""
+
+    code: Annotated[Code, Field(examples=[Code.SHARD_INVALID])]
+    detail: Annotated[str, Field(max_length=1000, examples=["The shard's file /data/0/train.npz cannot be used: …"])]
+
+
 class CheckIn(Message):
-    """A device offers itself, and is answered when there is work or `wait_seconds` are over."""
+    """A device offers itself, and is answered when there is work or `wait_seconds` are over.
+
+    One that is `unfit` offers nothing: it is answered at once, and never selected.
+    """
 
     slot: Slot = None
     dataset: Annotated[str, Field(min_length=1, max_length=200, examples=["mnist"])]
-    examples: Annotated[int, Field(ge=1, le=100_000_000, description="How many examples its shard trains on.", examples=[5400])]
+    examples: Annotated[
+        int,
+        Field(ge=0, le=100_000_000, description="How many examples its shard trains on; 0 if it is unfit.", examples=[5400]),
+    ]
     holdout_examples: Annotated[int, Field(ge=0, le=100_000_000)] = 0
     runtime: Annotated[str, Field(max_length=200, examples=["fedlearn 0.1.0, keras 3.12, tensorflow 2.21"])] = ""
+    conditions: DeviceConditions = DeviceConditions()
+    labels: Annotated[
+        dict[str, Annotated[int, Field(ge=0)]] | None,
+        Field(max_length=1000, description="Examples a label; None unless the device's operator lets it say so."),
+    ] = None
     uploaded: Annotated[RoundName | None, Field(description="Where its last update went: not assigned again.")] = None
+    speed: Speed | None = None
+    unfit: Unfit | None = None
     wait_seconds: Annotated[float, Field(ge=0, le=300)] = 30.0
+
+    @model_validator(mode="after")
+    def _examples_of_the_fit(self) -> "CheckIn":
+        if self.unfit is None and self.examples == 0:
+            raise ValueError("a device that is not unfit has at least one example")
+        return self
 
 
 class Assignment(Message):
@@ -93,7 +131,13 @@ class Assignment(Message):
     plan_digest: Digest
     model: Model
     model_url: Url
+    demands: Annotated[DeviceDemands, Field(description="A device that stops meeting them drops out: `not_eligible`.")] = (
+        DeviceDemands()
+    )
     seconds_left: Annotated[Seconds, Field(description="Until the round's reporting deadline, counted from this answer.")]
+    local_steps: Annotated[
+        int | None, Field(ge=1, description="After how many steps it may stop; None, or more than all: all of the plan's.")
+    ] = None
     ticket: Annotated[
         str, Field(description="What the aggregator wants to see beside the device's own token.", examples=["eyJ0eXAi…"])
     ]
@@ -114,6 +158,13 @@ class Acceptance(Message):
     """The device has its assignment and starts."""
 
     slot: Slot = None
+
+
+class Wanted(Message):
+    """Whether a device's report is still wanted; answered as soon as it is not, or after `wait_seconds`."""
+
+    slot: Slot = None
+    wait_seconds: Annotated[float, Field(ge=0, le=300)] = 0.0
 
 
 class DropOut(Message):
@@ -195,6 +246,9 @@ class ModelUploadRequest(Message):
     """The server asks for a place for version 0 of a task, on behalf of the operator who submits it."""
 
     task: TaskName
+    goal: Annotated[
+        int, Field(ge=1, le=MAX_DEVICES_A_ROUND, examples=[3], description="How many devices its rounds aggregate.")
+    ]
     size_bytes: Size
     sha256: Digest
 
@@ -216,14 +270,20 @@ class Policy(Message):
     """What a task demands of its rounds; see `core.rounds.RoundPolicy`."""
 
     goal: Annotated[int, Field(ge=1, le=MAX_DEVICES_A_ROUND, description="How many reports finish a round.")] = 3
-    over_selection: Annotated[float, Field(ge=1, le=10, description="Devices selected for each report wanted.")] = 1.0
+    over_selection: Annotated[float, Field(ge=1, le=10, description="Devices selected for each report wanted.")] = 1.3
     min_fraction: Annotated[float, Field(gt=0, le=1, description="Of the goal: fewer abandon the round.")] = 0.8
     selection_timeout_seconds: Annotated[float, Field(gt=0, le=86400)] = 60.0
     reporting_timeout_seconds: Annotated[float, Field(gt=0, le=30 * 86400)] = 600.0
     aggregation_timeout_seconds: Annotated[float, Field(gt=0, le=86400)] = 600.0
 
+    demands: DeviceDemands = DeviceDemands()
+
+    @classmethod
+    def of(cls, policy: RoundPolicy) -> "Policy":
+        return cls.model_validate(asdict(policy))
+
     def domain(self) -> RoundPolicy:
-        return RoundPolicy(**self.model_dump())
+        return RoundPolicy(**{**self.model_dump(), "demands": self.demands.domain()})
 
 
 class TaskSubmission(Message):
@@ -287,6 +347,7 @@ class DeviceView(Message):
     dataset: Annotated[str | None, Field(description="What its shard is of; like what follows, None until it checks in.")]
     examples: Annotated[int | None, Field(description="How many examples its shard trains on.")]
     runtime: str | None
+    unfit: Annotated[Unfit | None, Field(description="Why it is never selected; None for a device that is fit.")] = None
     last_seen: datetime | None
     pod: Annotated[DevicePod | None, Field(description="None without a cluster, and for a pod that is gone.")]
 

@@ -115,11 +115,12 @@ class LocalTraining(_Grown):
         momentum: SGD's, as is `nesterov`.
         optimizer: None is SGD.
         weight_decay: decoupled, as in AdamW: a step takes so much of each weight times the learning rate.
+        min_steps_fraction: the least part of its steps that the server may give a slow device; 1 gives everybody all of them.
         proximal_mu: FedProx, Li et al. 2020, equation 2: the loss gets mu/2 * |w - w_t|^2, which holds a device near the global
             model w_t. 0 turns it off.
     """
 
-    _later: ClassVar = ("nesterov", "optimizer", "weight_decay", "clipping", "proximal_mu")
+    _later: ClassVar = ("nesterov", "optimizer", "weight_decay", "clipping", "min_steps_fraction", "proximal_mu")
 
     learning_rate: Annotated[float, Field(gt=0, le=100)] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -129,7 +130,17 @@ class LocalTraining(_Grown):
     optimizer: Annotated[Adam | RMSprop | Adagrad, Field(discriminator="name")] | None = None
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     clipping: Clipping | None = None
+    min_steps_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     proximal_mu: Annotated[float, Field(ge=0, le=1000)] = 0.0
+
+    def steps(self, examples: int) -> int:
+        """How many steps all epochs are on so many examples; the last batch of an epoch is as small as it comes."""
+        return self.epochs * math.ceil(examples / self.batch_size)
+
+    def processed(self, steps: int, examples: int) -> int:
+        """How many examples the first `steps` of them process."""
+        epochs, rest = divmod(steps, math.ceil(examples / self.batch_size))
+        return epochs * examples + rest * self.batch_size
 
     @model_validator(mode="after")
     def _check(self) -> "LocalTraining":

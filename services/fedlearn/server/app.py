@@ -15,16 +15,21 @@ from fedlearn.adapters.objects import object_store
 from fedlearn.adapters.web import listen, make_app, serve
 from fedlearn.config import ClusterSettings, ServerSettings
 from fedlearn.core.errors import Code
+from fedlearn.core.selection import Pace
 from fedlearn.protocol.tickets import TicketSigner, make_signing_key
+from fedlearn.server.console.feed import Feed, Gathered
+from fedlearn.server.console.overview import Console
 from fedlearn.server.coordinator import Coordinator
 from fedlearn.server.fleet import Fleet
 from fedlearn.server.peers import AggregatorClient
 from fedlearn.server.roster import Cluster, NoCluster, Roster
 from fedlearn.server.routes.aggregator import aggregator_routes
+from fedlearn.server.routes.console import console_routes, page_routes
 from fedlearn.server.routes.devices import device_routes
 from fedlearn.server.routes.evaluator import evaluator_routes
 from fedlearn.server.routes.fleet import fleet_routes
 from fedlearn.server.routes.operators import operator_routes
+from fedlearn.server.scrape import show_fleet
 from fedlearn.server.surroundings import Surroundings
 from fedlearn.server.walkthrough import Held, Walkthrough, step_routes
 from fedlearn.telemetry.logs import set_up_logs
@@ -53,14 +58,25 @@ def build_app(settings: ServerSettings) -> FastAPI:
         clock=time.time,
         rng=np.random.default_rng(),
         ticket_grace_seconds=settings.ticket_grace_seconds,
+        pace=Pace(checkins_per_second=settings.max_checkins_per_second, longest_seconds=settings.max_away_seconds),
         listeners=(cluster,),
     )
     coordinator = Coordinator(around)
+    console = Console(coordinator, roster, cluster, shows_labels=settings.show_labels)
+    _connect(around.feed, console, roster)
+
+    def fleet_changed() -> None:
+        around.fleet.on_change()
+        around.feed.fleet()
+
+    def let_go() -> None:
+        coordinator.let_go()
+        around.feed.close()
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         async with client:
-            cluster.start(around.fleet.on_change)
+            cluster.start(fleet_changed)
             await coordinator.start()
             yield
             await coordinator.stop()
@@ -72,7 +88,8 @@ def build_app(settings: ServerSettings) -> FastAPI:
         lifespan=lifespan,
         ready=coordinator.ready,
         unready=Code.DATABASE_UNAVAILABLE,
-        on_stop=coordinator.let_go,
+        on_stop=let_go,
+        on_scrape=lambda: show_fleet(coordinator, roster, cluster),
     )
     gate = make_gate(settings.identity, AUDIENCE)
     app.include_router(device_routes(coordinator, roster, gate, settings))
@@ -80,10 +97,26 @@ def build_app(settings: ServerSettings) -> FastAPI:
     app.include_router(aggregator_routes(coordinator, gate, settings, held))
     app.include_router(evaluator_routes(coordinator, gate, settings))
     app.include_router(fleet_routes(coordinator, roster, cluster))
-    app.include_router(operator_routes(coordinator, TokenFile(settings.operator_token_file)))
+    token = TokenFile(settings.operator_token_file)
+    app.include_router(operator_routes(coordinator, token))
     if held is not None:
         app.include_router(step_routes(Walkthrough(coordinator, held)))
+    app.include_router(console_routes(console, around.feed, store, token))
+    app.include_router(page_routes())
     return app
+
+
+def _connect(feed: Feed, console: Console, roster: Roster) -> None:
+    """Let pages hear of what changes."""
+
+    async def overview() -> str:
+        return (await console.overview()).model_dump_json(exclude_none=True)
+
+    async def changes(gathered: Gathered) -> str:
+        return (await console.changes(gathered)).model_dump_json(exclude_none=True)
+
+    feed.overview, feed.changes = overview, changes
+    roster.on_visit = feed.device
 
 
 def _join(settings: ClusterSettings) -> Cluster:

@@ -1,8 +1,11 @@
 """What a selected device is given: the model's signed URL (made once a round) and a ticket of its own."""
 
+from collections.abc import Mapping
+
 from fedlearn.core.ids import DeviceId
 from fedlearn.core.ports import ObjectStore, Task
 from fedlearn.core.rounds import Round
+from fedlearn.protocol.eligibility import DeviceDemands
 from fedlearn.protocol.messages import Assignment, Model
 from fedlearn.protocol.tickets import Ticket, TicketSigner
 
@@ -12,10 +15,20 @@ class Assigner:
 
     Args:
         grace_seconds: how long tickets and URLs outlive the round's deadline.
+        steps: for those devices that have not all of the plan's to do.
     """
 
-    def __init__(self, task: Task, round_: Round, models: ObjectStore, signer: TicketSigner, grace_seconds: float) -> None:
-        self._task, self._round, self._signer, self._grace = task, round_, signer, grace_seconds
+    def __init__(
+        self,
+        task: Task,
+        round_: Round,
+        models: ObjectStore,
+        signer: TicketSigner,
+        *,
+        grace_seconds: float,
+        steps: Mapping[DeviceId, int],
+    ) -> None:
+        self._task, self._round, self._signer, self._grace, self._steps = task, round_, signer, grace_seconds, steps
         seconds = int(round_.policy.reporting_timeout_seconds + grace_seconds)
         self._model_url = models.sign_get(round_.base.key, seconds=seconds)
 
@@ -34,6 +47,8 @@ class Assigner:
             plan_digest=self._task.plan_digest,
             model=Model.of(self._round.base),
             model_url=self._model_url,
+            demands=DeviceDemands.of(self._round.policy.demands),
             seconds_left=seconds_left,
+            local_steps=self._steps.get(device),
             ticket=self._signer.sign(ticket, seconds_left + self._grace, now),
         )

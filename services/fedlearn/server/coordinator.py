@@ -8,15 +8,19 @@ from fedlearn.adapters.http import persist, spawn
 from fedlearn.adapters.web import Probe
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
-from fedlearn.core.ports import ModelVersion, Task
-from fedlearn.core.rounds import OUTSTANDING, Event, Standing
+from fedlearn.core.ports import ALIVE_STATES, ModelVersion, Task
+from fedlearn.core.rounds import OUTSTANDING, DeviceDropped, Event, Round, Standing
+from fedlearn.core.selection import Census
 from fedlearn.protocol.messages import Assignment, CheckIn
 from fedlearn.protocol.plans import Plan, read_plan
 from fedlearn.server.fleet import has_uploaded
-from fedlearn.server.runner import TaskRunner, sweep_round
+from fedlearn.server.observation import observe_task, recall
+from fedlearn.server.runner import TaskRunner
 from fedlearn.server.surroundings import Surroundings
-from fedlearn.telemetry import metrics
+from fedlearn.server.sweeping import sweep_round
 from fedlearn.telemetry.logs import log
+from fedlearn.telemetry.metrics import server as metrics
+from fedlearn.telemetry.metrics import tasks as task_metrics
 
 _log = log(__name__)
 _RESTART_SECONDS = 2.0
@@ -40,18 +44,19 @@ class Coordinator:
         """Go on with every task that the database says is running, and with rounds that outlived their task's end."""
         tasks: Sequence[Task] = await persist(lambda: asyncio.to_thread(self.around.store.tasks))
         for task in tasks:
-            if task.state in ("running", "paused") or await self._left_open(task):
+            latest = await persist(lambda: asyncio.to_thread(self.around.store.latest_round, task.id))  # noqa: B023 - awaited here
+            if task.state in ALIVE_STATES or (latest is not None and not latest.phase.ended):
                 await self.run_task(task)
-
-    async def _left_open(self, task: Task) -> bool:
-        latest = await persist(lambda: asyncio.to_thread(self.around.store.latest_round, task.id))
-        return latest is not None and not latest.phase.ended
+                versions = await persist(lambda: asyncio.to_thread(self.around.store.versions, task.id))  # noqa: B023
+                recall(latest, next((v for v in reversed(versions) if v.evaluation is not None), None))
+        metrics.LEADER.set(1)
 
     async def run_task(self, task: Task) -> None:
         """Drive a task's rounds from now on; nothing happens if this server does already."""
         plan = await self.plan(task.plan_digest)
         if task.id in self._supervisors and not self._supervisors[task.id].done():
             return
+        observe_task(task, self.around.clock())
         self._runners[task.id] = TaskRunner(task, plan, self.around)
         self._supervisors[task.id] = asyncio.create_task(self._supervise(task, plan), name=f"task {task.id}")
         self.announce_versions()
@@ -60,9 +65,12 @@ class Coordinator:
         """Answer all requests that are held: this server stops."""
         self._stopping = True
         self.around.fleet.dismiss()
+        for runner in self._runners.values():
+            runner.cohort.leave()
         self.announce_versions()
 
     async def stop(self) -> None:
+        metrics.LEADER.set(0)
         running = [*self._supervisors.values(), *self._sweeps]
         for work in running:
             work.cancel()
@@ -77,6 +85,7 @@ class Coordinator:
                 await asyncio.sleep(_RESTART_SECONDS)
                 self._runners[task.id] = TaskRunner(task, plan, self.around)
             else:
+                task_metrics.end(task.id)
                 _log.info("task has ended", task=task.id)
                 return
 
@@ -87,12 +96,36 @@ class Coordinator:
     # --- devices
 
     async def check_in(self, device: DeviceId, checkin: CheckIn, longest_seconds: float) -> Assignment | None:
-        """The device's assignment, at once if it has one (again), else when it is selected; None when the wait is over."""
+        """The device's assignment, at once if it has one (again), else when it is selected; None when the wait is over.
+
+        A device that is unfit gets none, and leaves the round that it had a part in.
+        """
+        if checkin.unfit is not None:
+            await self._excuse(device, checkin.unfit.code)
+            return None
+        self.around.speeds.note(device, checkin)
         for runner in self._runners.values():
             assignment = runner.assignment(device)
             if assignment is not None and not has_uploaded(checkin, assignment):
                 return assignment
         return await self.around.fleet.wait(device, checkin, min(checkin.wait_seconds, longest_seconds))
+
+    async def _excuse(self, device: DeviceId, code: Code) -> None:
+        """A device that has come back unfit will not report in the round that it was selected for."""
+        for runner in self._runners.values():
+            if (assignment := runner.assignment(device)) is not None:
+                with contextlib.suppress(Refusal):  # the round has just ended
+                    await runner.tell(RoundId(TaskId(assignment.task), assignment.round), DeviceDropped(device, code))
+
+    def come_back(self, device: DeviceId, checkin: CheckIn, longest_seconds: float) -> float:
+        """After how many seconds a device that gets no work now should check in again (pace steering)."""
+        around = self.around
+        wanted = sum(runner.wants(checkin.dataset) for runner in self._runners.values())
+        census = Census(around.fleet.size(checkin.dataset), wanted)
+        hold = min(checkin.wait_seconds, longest_seconds)
+        seconds = around.pace.come_back(census, hold, around.clock(), around.rng)
+        around.fleet.expect(device, seconds)
+        return seconds
 
     async def tell(self, round_id: RoundId, event: Event) -> None:
         """Hand an event to its round; it is saved when this returns.
@@ -105,6 +138,18 @@ class Coordinator:
             await asyncio.to_thread(self.around.store.task, round_id.task)
             raise Refusal(Code.ROUND_CLOSED, f"Round {round_id} has ended.")
         await runner.tell(round_id, event)
+
+    async def while_wanted(self, round_id: RoundId, device: DeviceId, seconds: float) -> None:
+        """Wait, at most so long, while a round takes the device's report.
+
+        Raises:
+            Refusal: `round_closed` as soon as it does not any more; `task_unknown`, `not_selected`.
+        """
+        runner = self.runner(round_id.task)
+        if runner is None:
+            await asyncio.to_thread(self.around.store.task, round_id.task)
+            raise Refusal(Code.ROUND_CLOSED, f"Round {round_id} has ended.")
+        await runner.cohort.while_wanted(round_id, device, seconds)
 
     def runner(self, task: TaskId) -> TaskRunner | None:
         """The driver of a task's rounds; None for a task that had ended before this server started."""
@@ -147,6 +192,10 @@ class Coordinator:
                     parts[device] = runner.round.id, participant.standing
         return parts
 
+    def rounds(self) -> list[Round]:
+        """The latest round of each task that is driven here."""
+        return [runner.round for runner in self._runners.values() if runner.round is not None]
+
     async def cancel(self, task: TaskId) -> None:
         """End a task and abandon its running round."""
         await asyncio.to_thread(self.around.store.end_task, task, "cancelled")
@@ -164,6 +213,7 @@ class Coordinator:
             changed: Task = await asyncio.to_thread(self.around.store.pause_task, task, paused)
         if runner is not None:
             runner.nudge()
+            observe_task(changed, self.around.clock())
         return changed
 
     async def roll_back(self, task: TaskId, version: int, current: int | None) -> ModelVersion:
@@ -184,6 +234,7 @@ class Coordinator:
                 model = (await asyncio.to_thread(store.task, task)).model
                 current = -1 if model is None else model.version
             restored: ModelVersion = await asyncio.to_thread(store.roll_back, task, version, current, self.around.clock())
+        task_metrics.moved(task, restored.ref.version)
         _log.warning("model rolled back", task=task, to=version, version=restored.ref.version)
         if runner is not None:
             if runner.round is not None and runner.round.base != restored.ref:
@@ -237,9 +288,3 @@ class Coordinator:
         stopped = [name for name, supervisor in self._supervisors.items() if supervisor.cancelled()]
         if stopped:
             raise Outage(Code.INTERNAL, f"The rounds of {', '.join(stopped)} are not driven.")
-
-    def observe_evaluation(self, figures: dict[str, float]) -> None:
-        if "accuracy" in figures:
-            metrics.TEST_ACCURACY.set(figures["accuracy"])
-        if "loss" in figures:
-            metrics.TEST_LOSS.set(figures["loss"])

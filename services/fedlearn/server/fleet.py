@@ -1,12 +1,15 @@
 """The devices that wait: check-ins held open until there is work. All of it is a cache; devices check in again."""
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
+from fedlearn.core.eligibility import Demands, shortfall
 from fedlearn.core.ids import DeviceId
 from fedlearn.protocol.messages import Assignment, CheckIn
-from fedlearn.telemetry import metrics
+from fedlearn.telemetry.metrics import server as metrics
 
 
 @dataclass(slots=True)
@@ -15,10 +18,25 @@ class _Waiter:
     answer: asyncio.Future[Assignment | None] = field(repr=False)
 
 
+@dataclass(slots=True)
+class _Member:
+    """A device that is known here, and the moment until which it should have come back."""
+
+    dataset: str
+    due: float
+
+
 def has_uploaded(checkin: CheckIn, assignment: Assignment) -> bool:
     """Whether the device has done its part already, and only the aggregator's word of it is still to come."""
     done = checkin.uploaded
     return done is not None and (done.task, done.round) == (assignment.task, assignment.round)
+
+
+def _meets(checkin: CheckIn, demands: Demands) -> bool:
+    return shortfall(demands, checkin.conditions.domain(), checkin.examples, checkin.runtime) is None
+
+
+_BACK_SECONDS = 10.0  # a device that was told to come back, or has left its round, is missed for so long
 
 
 class Fleet:
@@ -27,12 +45,19 @@ class Fleet:
     Args:
         on_change: called when a device has begun to wait.
         is_leaving: whether a device is about to end, and gets no work any more.
+        clock: seconds that only grow.
     """
 
     def __init__(
-        self, on_change: Callable[[], None] = lambda: None, is_leaving: Callable[[DeviceId], bool] = lambda _device: False
+        self,
+        on_change: Callable[[], None] = lambda: None,
+        is_leaving: Callable[[DeviceId], bool] = lambda _device: False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._waiters: dict[DeviceId, _Waiter] = {}
+        self._members: dict[DeviceId, _Member] = {}
+        self._clock = clock
+        self._counts, self._count_until = Counter[str](), 0.0
         self._reserved: set[DeviceId] = set()
         self._is_leaving = is_leaving
         self.on_change = on_change
@@ -43,6 +68,7 @@ class Fleet:
             self._settle(older, None)
         waiter = _Waiter(checkin, asyncio.get_running_loop().create_future())
         self._waiters[device] = waiter
+        self._members[device] = _Member(checkin.dataset, self._clock() + seconds + _BACK_SECONDS)
         self.on_change()
         metrics.DEVICES_WAITING.set(len(self._waiters))
         try:
@@ -55,13 +81,48 @@ class Fleet:
                 del self._waiters[device]
             metrics.DEVICES_WAITING.set(len(self._waiters))
 
-    def waiting(self, dataset: str) -> list[DeviceId]:
-        """The devices with shards of this dataset that wait, stay, and are not reserved for a round."""
+    def waiting(self, dataset: str, demands: Demands | None = None) -> list[DeviceId]:
+        """The devices with shards of this dataset that wait, meet the demands, stay, and are not reserved for a round."""
+        demands = demands or Demands()
         return [
             device
             for device, waiter in self._waiters.items()
-            if waiter.checkin.dataset == dataset and device not in self._reserved and not self._is_leaving(device)
+            if waiter.checkin.dataset == dataset
+            and device not in self._reserved
+            and _meets(waiter.checkin, demands)
+            and not self._is_leaving(device)
         ]
+
+    def expect(self, device: DeviceId, seconds: float) -> None:
+        """The device was told to come back after so many seconds."""
+        if (member := self._members.get(device)) is not None:
+            member.due = self._clock() + seconds + _BACK_SECONDS
+
+    def forget(self, device: DeviceId) -> None:
+        """The device has hung up: nobody knows whether it comes back."""
+        if device not in self._waiters:
+            self._members.pop(device, None)
+
+    def size(self, dataset: str) -> int:
+        """How many devices with shards of this dataset there are: at work, waiting, or about to come back."""
+        now = self._clock()
+        if now >= self._count_until:  # each device that is told to come back asks: once a second is often enough
+            self._drop_the_lost()
+            self._counts, self._count_until = Counter(member.dataset for member in self._members.values()), now + 1.0
+        return self._counts[dataset]
+
+    def missing(self, dataset: str, within_seconds: float) -> int:
+        """How many devices don't wait now, are in no round, and were told to come back within this time."""
+        soon = self._clock() + within_seconds + _BACK_SECONDS
+        self._drop_the_lost()
+        return sum(
+            member.dataset == dataset
+            and member.due <= soon
+            and device not in self._waiters
+            and device not in self._reserved
+            and not self._is_leaving(device)
+            for device, member in self._members.items()
+        )
 
     def holds(self, device: DeviceId) -> bool:
         """Whether a check-in of this device is held."""
@@ -74,6 +135,8 @@ class Fleet:
     def release(self, devices: Collection[DeviceId]) -> None:
         """The round of these devices has ended, or they have left it."""
         self._reserved.difference_update(devices)
+        for device in devices:
+            self.expect(device, 0.0)
         self.on_change()
 
     def answer(self, device: DeviceId, assignment: Assignment) -> bool:
@@ -88,6 +151,15 @@ class Fleet:
         """Answer every held check-in with nothing: the server stops."""
         for waiter in self._waiters.values():
             self._settle(waiter, None)
+
+    def _drop_the_lost(self) -> None:
+        now = self._clock()
+        for device in [
+            device
+            for device, member in self._members.items()
+            if member.due < now and device not in self._waiters and device not in self._reserved
+        ]:
+            del self._members[device]
 
     @staticmethod
     def _settle(waiter: _Waiter, answer: Assignment | None) -> None:

@@ -89,6 +89,7 @@ class Roster:
         self._clock, self._cluster = clock, cluster or NoCluster()
         self._visits: OrderedDict[DeviceId, Visit] = OrderedDict()
         self._holders: dict[str, _Holder] = {}
+        self.on_visit: Callable[[DeviceId], None] = lambda _device: None
 
     @property
     def visits(self) -> Mapping[DeviceId, Visit]:
@@ -116,6 +117,9 @@ class Roster:
 
     def check_in(self, device: DeviceId, checkin: CheckIn) -> None:
         """Note a check-in of a device that was admitted."""
+        known, unfit = self._visits.get(device), checkin.unfit
+        if unfit is not None and (known is None or known.checkin.unfit != unfit):
+            _log.warning("device is unfit", device=device, code=unfit.code, detail=unfit.detail)
         self._note(device, checkin)
         self._forget()
 
@@ -132,6 +136,7 @@ class Roster:
     def _note(self, device: DeviceId, checkin: CheckIn) -> None:
         self._visits[device] = Visit(checkin, self._clock())
         self._visits.move_to_end(device)
+        self.on_visit(device)
 
     def _forget(self) -> None:
         limit = self._clock() - _FORGET_SECONDS

@@ -12,27 +12,28 @@ from typing import ParamSpec, TypeVar
 from fedlearn.adapters.http import persist, spawn
 from fedlearn.core import rounds
 from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
+from fedlearn.core.happenings import Happening, Kind, between
 from fedlearn.core.ids import DeviceId, RoundId
-from fedlearn.core.ports import Task
+from fedlearn.core.ports import ALIVE_STATES, Task
 from fedlearn.core.rounds import OUTSTANDING, Effect, Event, Phase, Round
 from fedlearn.core.selection import choose
 from fedlearn.protocol.messages import Assignment
 from fedlearn.protocol.plans import Plan
 from fedlearn.server.assignments import Assigner
+from fedlearn.server.cohort import Cohort
 from fedlearn.server.inbox import Inbox, Word
 from fedlearn.server.observation import observe
-from fedlearn.server.peers import AggregatorClient
 from fedlearn.server.surroundings import Surroundings
+from fedlearn.server.sweeping import sweep_round
 from fedlearn.telemetry.logs import about, log
 
 _log = log(__name__)
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 _CLOSE_AGAIN_SECONDS = 5.0
-_SWEEP_PATIENCE_SECONDS = 600.0
 _CONFLICT_PAUSE_SECONDS = 1.0
 _READ_AGAIN_SECONDS = 30.0
-_ALIVE = ("running", "paused")
+_LOOK_AGAIN_SECONDS = 1.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
 
 
@@ -52,11 +53,17 @@ class TaskRunner:
         self._nudged = asyncio.Event()
         self.between_rounds = asyncio.Lock()
         """Whoever holds it knows that no round begins meanwhile."""
-        self._failed = False
+        self.cohort = Cohort(around.fleet, plan.dataset)
+        self._failed = self._ended = False
         self._abandoned = 0
         self.round: Round | None = None
 
     # --- what others ask
+
+    def wants(self, dataset: str) -> int:
+        """How many devices with shards of this dataset its next round selects; 0 once there is none."""
+        over = self._cancelled.is_set() or self._ended or dataset != self._plan.dataset
+        return 0 if over else self._task.policy.selection.goal
 
     def wake(self) -> None:
         """The fleet has changed."""
@@ -115,11 +122,9 @@ class TaskRunner:
 
     async def changed(self, seconds: float) -> None:
         """Wait until the round changes, at most so long."""
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._changed.wait()
-        except TimeoutError:
-            return
 
     # --- the loop
 
@@ -130,10 +135,12 @@ class TaskRunner:
                 with about(round=str(round_.id)):
                     await self._finish(round_)
                 await self._pause()
+            self._ended = True
             self._loaded.set()
             await asyncio.gather(*self._sweeps)
         except BaseException:
             self._failed = True
+            self.cohort.leave()
             raise
         finally:
             self._loaded.set()
@@ -143,21 +150,22 @@ class TaskRunner:
     async def _next_round(self) -> Round | None:
         store, task_id = self._around.store, self._task.id
         await self._while_paused()
-        if self._task.state not in _ALIVE:
+        if self._task.state not in ALIVE_STATES:
             self._cancelled.set()
         latest = await self._durably(store.latest_round, task_id)
         if latest is not None and not latest.phase.ended:
             return latest
         if latest is not None and self.round is None:
             self.round = latest
+            self.cohort.follow(latest)
             spawn(sweep_round(self._around.aggregator, latest.id), self._sweeps)
         if self._cancelled.is_set() or self._task.model is None:
             return None
         if self._task.rounds is not None and await self._committed() >= self._task.rounds:
-            await self._durably(store.end_task, task_id, "completed")
+            await self._complete("All its rounds are committed.")
             return None
         if self._task.target_accuracy is not None and await self._target_reached(self._task.target_accuracy):
-            await self._durably(store.end_task, task_id, "completed")
+            await self._complete("Its target accuracy is reached.")
             return None
         number = 1 if latest is None else latest.id.number + 1
         async with self.between_rounds:
@@ -175,13 +183,25 @@ class TaskRunner:
         while True:
             self._nudged.clear()
             self._task = await self._durably(store.task, task_id)
+            if self._task.state != "paused":
+                return
             latest = await self._durably(store.latest_round, task_id)
-            if self._task.state != "paused" or (latest is not None and not latest.phase.ended):
+            if latest is not None and not latest.phase.ended:
                 return
             self._loaded.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_READ_AGAIN_SECONDS):
                     await self._nudged.wait()
+
+    async def _complete(self, why: str) -> None:
+        store, told = (
+            self._around.store,
+            Happening(Kind.TASK_CHANGED, self._around.clock(), self._task.id, detail=f"Completed: {why}"),
+        )
+        await self._durably(store.end_task, self._task.id, "completed")
+        await self._durably(store.log, (told,))
+        self._around.feed.happened((told,))
+        self._around.feed.task(self._task.id)
 
     async def _pause(self) -> None:
         """Let time pass between rounds that are abandoned at once: a refusal that lasts would fill the database with them."""
@@ -210,8 +230,6 @@ class TaskRunner:
     async def _finish(self, round_: Round) -> None:
         self._set(round_)
         self._woken.set()  # devices may wait already, or time may be over
-        if round_.phase in (Phase.CONFIGURATION, Phase.REPORTING):
-            self._around.fleet.reserve(round_.devices(*OUTSTANDING))
         self._execute(rounds.resume(round_))
         try:
             while self.round is not None and not self.round.phase.ended:
@@ -224,7 +242,7 @@ class TaskRunner:
         finally:
             for work in self._work:
                 work.cancel()
-            self._around.fleet.release(round_.participants if self.round is None else self.round.participants)
+            self.cohort.let_go()
             self._turn_away(self._inbox.take())
 
     async def _step(self, before: Round) -> None:
@@ -236,7 +254,7 @@ class TaskRunner:
             try:
                 after = await self._save(after, before, effects)
             except BaseException:
-                self._around.fleet.release(after.participants)
+                self.cohort.hold(())
                 self._turn_away(words)
                 raise
             self._set(after)
@@ -267,7 +285,7 @@ class TaskRunner:
     def _events_of_its_own(self, round_: Round) -> Iterator[Event]:
         if self._cancelled.is_set():
             yield rounds.Failed(Code.TASK_CANCELLED)
-        yield rounds.DevicesAvailable(len(self._candidates())) if round_.phase is Phase.SELECTION else rounds.Tick()
+        yield self.cohort.available(round_, self._around.clock()) if round_.phase is Phase.SELECTION else rounds.Tick()
 
     def _turn_away(self, words: list[Word]) -> None:
         for word in words:
@@ -281,53 +299,64 @@ class TaskRunner:
         return Refusal(Code.ROUND_CLOSED, f"Round {round_id} has ended.")
 
     async def _wait(self, round_: Round) -> None:
-        left = None if round_.deadline is None else max(0.0, round_.deadline - self._around.clock())
-        try:
-            async with asyncio.timeout(left):
+        assert round_.deadline is not None  # it has not ended
+        left = round_.deadline - self._around.clock()
+        if round_.phase is Phase.SELECTION:  # a device that was to come back may be missed no longer
+            left = min(left, _LOOK_AGAIN_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, left)):
                 await self._woken.wait()
-        except TimeoutError:
-            return
-        finally:
-            self._woken.clear()
-
-    def _candidates(self) -> list[DeviceId]:
-        return self._around.fleet.waiting(self._plan.dataset)
+        self._woken.clear()
 
     def _select(self, round_: Round, effects: list[Effect], now: float) -> tuple[Round, list[Effect]]:
         """Carry out SelectCohort at once, so that the cohort is saved in the same step."""
         for effect in effects:
             if isinstance(effect, rounds.SelectCohort):
-                cohort = choose(self._candidates(), effect.size, self._around.rng)
-                self._around.fleet.reserve(cohort)
+                cohort = choose(self.cohort.candidates(round_), effect.size, self._around.rng)
+                self.cohort.hold(cohort)
                 selected, caused = rounds.advance(round_, rounds.CohortSelected(cohort), now)
                 return selected, list(caused)
         return round_, effects
 
     async def _save(self, after: Round, before: Round, effects: list[Effect]) -> Round:
-        store = self._around.store
+        store, now = self._around.store, self._around.clock()
+        told = between(before, after, now)
         if not any(isinstance(effect, rounds.CommitModel) for effect in effects):
-            await self._durably(store.save_round, after, before)
+            await self._durably(store.save_round, after, before, told)
+            self._around.feed.happened(told)
             return after
         try:
-            await self._durably(store.commit, after, before, self._around.clock())
+            await self._durably(store.commit, after, before, now, told)
         except Refusal as refusal:
             if refusal.code is not Code.BASE_SUPERSEDED:
                 raise
-            after, caused = rounds.advance(before, rounds.Failed(refusal.code), self._around.clock())
+            after, caused = rounds.advance(before, rounds.Failed(refusal.code), now)
             effects[:] = caused
-            await self._durably(store.save_round, after, before)
+            told = between(before, after, now)
+            await self._durably(store.save_round, after, before, told)
+        self._around.feed.happened(told)
         return after
 
     def _set(self, round_: Round) -> None:
         before, self.round = self.round, round_
         self._loaded.set()
+        if before is None or before.id != round_.id:
+            self._reporting_over = asyncio.Event()
+        self.cohort.follow(round_)
         if round_.phase is Phase.SELECTION:
             self._assigner = None
-        if before is None or before.id != round_.id or before.phase is not round_.phase:
-            observe(before, round_)
-            if round_.phase.ended:
-                self._tell_listeners(round_)
+        observe(before, round_)
+        if round_.phase.ended and (before is None or before.id != round_.id or not before.phase.ended):
+            self._tell_listeners(round_)
+        self._show(round_)
         self.announce()
+
+    def _show(self, round_: Round) -> None:
+        feed = self._around.feed
+        feed.round(round_)
+        if round_.phase is Phase.COMMITTED and round_.aggregate is not None:
+            feed.version(round_.id.task, round_.aggregate.model.version)
+            feed.task(round_.id.task)
 
     def _tell_listeners(self, round_: Round) -> None:
         for listener in self._around.listeners:
@@ -358,7 +387,8 @@ class TaskRunner:
         around = self._around
         try:
             await persist(lambda: around.aggregator.open_round(round_, self._plan))
-            self._assigner = Assigner(self._task, round_, around.models, around.signer, around.ticket_grace_seconds)
+            grace, steps = around.ticket_grace_seconds, around.speeds.steps(round_.participants, self._plan)
+            self._assigner = Assigner(self._task, round_, around.models, around.signer, grace_seconds=grace, steps=steps)
             await self.tell(round_.id, rounds.RoundOpened())
         except Refusal as refusal:
             await self._fail(round_.id, refusal)
@@ -391,12 +421,3 @@ class TaskRunner:
     async def _durably(call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         """Call the store in a thread; a database that is away is waited for."""
         return await persist(lambda: asyncio.to_thread(call, *args, **kwargs))
-
-
-async def sweep_round(aggregator: AggregatorClient, round_id: RoundId) -> None:
-    """Let the aggregator delete what an ended round left in storage; one that is away is waited for, for a while."""
-    try:
-        await persist(lambda: aggregator.sweep_round(round_id), seconds=_SWEEP_PATIENCE_SECONDS)
-    except (Refusal, Outage) as error:
-        detail = f"{error.detail} The aggregator sweeps it when it recovers, or opens the next round."
-        _log.warning("round not swept", round=str(round_id), code=error.code, detail=detail)

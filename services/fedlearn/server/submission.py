@@ -32,7 +32,9 @@ async def submit_task(coordinator: Coordinator, submission: TaskSubmission) -> T
             f"{submission.policy.goal}.",
         )
     around = coordinator.around
-    place = await around.aggregator.place_model(task_id, submission.model_size_bytes, submission.model_sha256)
+    place = await around.aggregator.place_model(
+        task_id, submission.policy.goal, submission.model_size_bytes, submission.model_sha256
+    )
     task = Task(
         id=task_id,
         state="waiting_for_model",

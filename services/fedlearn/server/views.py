@@ -24,19 +24,11 @@ from fedlearn.server.roster import Cluster, Roster, Visit, pod_of
 
 
 def task_view(task: Task) -> TaskView:
-    policy = task.policy
     return TaskView(
         task=task.id,
         state=task.state,
         plan_digest=task.plan_digest,
-        policy=Policy(
-            goal=policy.goal,
-            over_selection=policy.over_selection,
-            min_fraction=policy.min_fraction,
-            selection_timeout_seconds=policy.selection_timeout_seconds,
-            reporting_timeout_seconds=policy.reporting_timeout_seconds,
-            aggregation_timeout_seconds=policy.aggregation_timeout_seconds,
-        ),
+        policy=Policy.of(task.policy),
         rounds=task.rounds,
         target_accuracy=task.target_accuracy,
         created_at=timestamp(task.created_at),
@@ -88,7 +80,7 @@ def fleet_view(coordinator: Coordinator, roster: Roster, cluster: Cluster) -> Fl
     devices |= {DeviceId(name) for name in cluster.pods if name not in hosts}
     views = (
         _device_view(device, fleet.holds(device), parts.get(device), visits.get(device), cluster.pods.get(pod_of(device)))
-        for device in sorted(devices, key=_natural)
+        for device in sorted(devices, key=natural)
     )
     return FleetView(cluster=cluster.sight, devices=tuple(views))
 
@@ -101,13 +93,14 @@ def _device_view(
         waiting=waiting,
         part=None if part is None else DevicePart(task=part[0].task, round=part[0].number, standing=part[1].value),
         dataset=None if visit is None else visit.checkin.dataset,
-        examples=None if visit is None else visit.checkin.examples,
+        examples=None if visit is None or visit.checkin.unfit is not None else visit.checkin.examples,
         runtime=None if visit is None else visit.checkin.runtime,
+        unfit=None if visit is None else visit.checkin.unfit,
         last_seen=None if visit is None else timestamp(visit.at),
         pod=None if pod is None else DevicePod(state=pod.state.value, node=pod.node),
     )
 
 
-def _natural(device: DeviceId) -> list[tuple[int, str]]:
-    """device-2 comes before device-10."""
+def natural(device: DeviceId) -> list[tuple[int, str]]:
+    """A key to sort by: device-2 comes before device-10."""
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", device)]

@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from fedlearn.adapters.walkthrough import Told, add_step, out_of_order
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import RoundId, TaskId
-from fedlearn.core.ports import ModelVersion
+from fedlearn.core.ports import ALIVE_STATES, ModelVersion
 from fedlearn.core.rounds import Aggregated, Phase, Round, Standing
 from fedlearn.server.coordinator import Coordinator
 from fedlearn.server.runner import TaskRunner
@@ -92,7 +92,7 @@ class Walkthrough:
             round_ = runner.round
             if round_ is not None and round_.id != before and round_.phase is Phase.REPORTING:
                 return round_
-            if (await asyncio.to_thread(self._coordinator.around.store.task, before.task)).state not in ("running", "paused"):
+            if (await asyncio.to_thread(self._coordinator.around.store.task, before.task)).state not in ALIVE_STATES:
                 return None
             await runner.changed(0.2)
         return None

@@ -59,6 +59,17 @@ async def test_readiness_gives_the_reason() -> None:
     assert (await get(app_with(), "/readyz")).json() == {"status": "ready"}
 
 
+async def test_who_is_not_ready_answers_503_whatever_the_reason_is_elsewhere() -> None:
+    answer = await get(app_with(Outage(Code.SHARD_INVALID, "It holds no example.")), "/readyz")
+    problem = answer.json()
+    assert (answer.status_code, problem["status"], problem["code"], problem["detail"]) == (
+        503,
+        503,
+        Code.SHARD_INVALID,
+        "It holds no example.",
+    )
+
+
 async def test_what_every_route_may_give_is_documented_beside_its_own() -> None:
     document = (await get(app_with(), "/openapi.json")).json()
     answers = document["paths"]["/v1/thing"]["get"]["responses"]

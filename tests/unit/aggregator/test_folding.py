@@ -12,7 +12,7 @@ from fedlearn.aggregator.layout import update_key
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId
 from fedlearn.protocol.sealing import SealingKey
-from fedlearn.telemetry import metrics
+from fedlearn.telemetry.metrics import aggregator as metrics
 from support.sealed import PLAN, ROUND, SealedRound, updates_of, weighted_mean
 from support.world import random_update, small_plan
 

@@ -19,7 +19,7 @@ from fedlearn.core.updates import Update
 from fedlearn.protocol.messages import Model, RoundOpening, RoundResult, UpdatesReport
 from fedlearn.protocol.sealing import SealingKey
 from fedlearn.protocol.tensors import decode_vector
-from fedlearn.telemetry import metrics
+from fedlearn.telemetry.metrics import aggregator as metrics
 from support.desk import until
 from support.sealed import BASE, BASE_FILE, IDENTITY, PLAN, ROUND, SealedRound, next_model, updates_of
 from support.world import random_model, random_update, small_plan

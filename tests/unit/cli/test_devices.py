@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from fedlearn.cli.app import build
 from fedlearn.core.errors import Code, FedlearnError
-from fedlearn.protocol.messages import DevicePart, DevicePod, DeviceView, FleetView
+from fedlearn.protocol.messages import DevicePart, DevicePod, DeviceView, FleetView, Unfit
 from support.played_api import Answer, PlayedApi, failure, played_api
 
 DEVICE = DeviceView(
@@ -57,6 +57,11 @@ class TestTheList:
     def test_says_which_devices_wait(self, api: PlayedApi, waiting: bool, word: str) -> None:
         _, line = self.serve(api, DEVICE.model_copy(update={"part": None, "waiting": waiting}))
         assert line.split()[1] == word
+
+    def test_says_why_a_device_is_unfit(self, api: PlayedApi) -> None:
+        unfit = Unfit(code=Code.SHARD_INVALID, detail="train.npz holds no example.")
+        _, line = self.serve(api, DEVICE.model_copy(update={"part": None, "examples": None, "unfit": unfit}))
+        assert line.startswith("fedlearn-device-0 unfit: train.npz holds no example. ready")
 
     @pytest.mark.parametrize(
         ("seconds", "words"), [(0.2, "0 s ago"), (119, "119 s ago"), (600, "10 min ago"), (7300, "2 h ago")]

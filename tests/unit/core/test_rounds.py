@@ -121,8 +121,24 @@ def test_a_whole_round_commits_its_model_against_its_base() -> None:
 def test_selection_wants_more_devices_than_reports_by_its_over_selection() -> None:
     policy = RoundPolicy(goal=10, over_selection=1.3, selection_timeout_seconds=10)
     round_ = start(RoundId(TaskId("t"), 1), policy, BASE, now=0.0)
-    assert advance(round_, DevicesAvailable(12), 1.0) == (round_, ())
+    assert advance(round_, DevicesAvailable(12, to_come=30), 1.0) == (round_, ())
     assert advance(round_, DevicesAvailable(40), 1.0)[1] == (SelectCohort(13),)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "to_come", "chosen"),
+    [
+        pytest.param(10, 0, (SelectCohort(10),), id="the whole fleet is as large as the goal"),
+        pytest.param(12, 0, (SelectCohort(12),), id="no spare device will come"),
+        pytest.param(12, 1, (), id="one more should be back soon"),
+        pytest.param(9, 0, (), id="below the goal a new one may come"),
+        pytest.param(40, 5, (SelectCohort(13),), id="enough"),
+    ],
+)
+def test_a_fleet_without_spare_devices_is_not_waited_for(waiting: int, to_come: int, chosen: tuple[object, ...]) -> None:
+    policy = RoundPolicy(goal=10, over_selection=1.3, selection_timeout_seconds=10)
+    round_ = start(RoundId(TaskId("t"), 1), policy, BASE, now=0.0)
+    assert advance(round_, DevicesAvailable(waiting, to_come), 1.0)[1] == chosen
 
 
 def test_selection_takes_what_there_is_when_its_time_is_up() -> None:

@@ -11,6 +11,7 @@ from fedlearn.data.partitioners import (
     DirichletPartitioner,
     FullPartitioner,
     IidPartitioner,
+    NaturalIdPartitioner,
     PathologicalPartitioner,
     ShardPartitioner,
     make_partitioner,
@@ -47,6 +48,45 @@ def test_the_same_seed_divides_alike_and_another_does_not(name: str) -> None:
     first, again, other = (divided(name, labels, 7, seed) for seed in (1, 1, 2))
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "shares"),
+    [
+        ("linear", np.array([1, 2, 3, 4]) / 10),
+        ("square", np.array([1, 4, 9, 16]) / 30),
+        ("exponential", np.exp([1, 2, 3, 4]) / np.exp([1, 2, 3, 4]).sum()),
+    ],
+)
+@settings(deadline=None)
+@given(count=st.integers(50, 3000))
+def test_sizes_grow_with_the_devices_number(name: str, shares: np.ndarray, count: int) -> None:
+    sizes = [len(part) for part in divided(name, some_labels(count), 4)]
+    assert sum(sizes) == count
+    assert np.abs(np.array(sizes) - shares * count).max() < 4  # one for everybody comes first
+    assert sizes == sorted(sizes)
+
+
+def test_a_hundred_devices_of_exponential_sizes_have_an_example_each() -> None:
+    sizes = [len(part) for part in divided("exponential", some_labels(200), 100)]
+    assert (min(sizes), sum(sizes)) == (1, 200)
+
+
+def test_sizes_that_are_demanded_are_met_and_the_rest_goes_to_nobody() -> None:
+    parts = divided("size", some_labels(100), 3, sizes=(50, 7, 20))  # type: ignore[arg-type]
+    assert [len(part) for part in parts] == [50, 7, 20]
+    assert len(set(np.concatenate(parts).tolist())) == 77
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [((50, 60), "at least 110"), ((50,), "1 sizes for 2 devices"), ((50, 0), "size is 0")],
+    ids=["too many", "too few sizes", "nothing"],
+)
+def test_sizes_that_can_not_be_met_are_refused(sizes: tuple[int, ...], words: str) -> None:
+    with pytest.raises(SetupError, match=words) as caught:
+        divided("size", some_labels(100), 2, sizes=sizes)  # type: ignore[arg-type]
+    assert caught.value.code is Code.SETTING_INVALID
 
 
 def test_full_gives_everything_to_everybody() -> None:
@@ -184,3 +224,39 @@ def test_labels_that_cannot_be_divided_so_are_refused(
 def test_labels_that_are_no_class_numbers_are_refused(labels: np.ndarray) -> None:
     with pytest.raises(SetupError, match="class numbers"):
         divided("iid", labels, 2)
+
+
+class TestNaturalIds:
+    IDS = np.array([5, 2, 5, 9, 2, 5, 7])
+    LABELS = np.zeros((7, 3), np.int32)  # of any shape: they are not looked at
+
+    def parts(self, num_devices: int | None = None, seed: int = 0) -> list[list[int]]:
+        divided = NaturalIdPartitioner(self.IDS, num_devices)
+        parts = divided.partition(self.LABELS, np.random.default_rng(seed))
+        assert len(parts) == divided.num_partitions
+        return [sorted(part.tolist()) for part in parts]
+
+    def test_each_id_has_a_device_in_the_order_of_the_ids(self) -> None:
+        assert self.parts() == [[1, 4], [0, 2, 5], [6], [3]]
+
+    def test_fewer_devices_hold_several_whole_ids(self) -> None:
+        parts = self.parts(2)
+        assert sorted(parts[0] + parts[1]) == list(range(7))
+        owners = [set(self.IDS[part]) for part in parts]
+        assert owners[0].isdisjoint(owners[1])
+        assert sorted(map(len, owners)) == [2, 2]
+        assert self.parts(2) == parts
+        assert any(self.parts(2, seed) != parts for seed in range(1, 6))
+
+    def test_names_are_ids_as_well(self) -> None:
+        parts = NaturalIdPartitioner(np.array(["Iago", "Hamlet", "Iago"])).partition(np.zeros(3), np.random.default_rng(0))
+        assert [part.tolist() for part in parts] == [[1], [0, 2]]
+
+    @pytest.mark.parametrize("num_devices", [0, 5], ids=["none", "more than ids"])
+    def test_devices_that_would_go_without_are_refused(self, num_devices: int) -> None:
+        with pytest.raises(SetupError, match="4 ids"):
+            NaturalIdPartitioner(self.IDS, num_devices)
+
+    def test_ids_of_other_examples_are_refused(self) -> None:
+        with pytest.raises(SetupError, match="ids of 7"):
+            NaturalIdPartitioner(self.IDS).partition(np.zeros(6), np.random.default_rng(0))

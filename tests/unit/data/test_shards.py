@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from fedlearn.core.errors import Code, SetupError
 from fedlearn.core.learning import Examples, Shard
+from fedlearn.data.files import Columns
 from fedlearn.data.partitioners import FullPartitioner, IidPartitioner
 from fedlearn.data.shards import as_examples, as_images, cut, read_shard, write_shard
 
@@ -139,14 +140,18 @@ ONES, LABELS = np.ones((4, 3), dtype=np.float32), np.zeros(4, dtype=np.int32)
         ({"x": np.float32(3), "y": LABELS}, "single number"),
         ({"x": ONES * np.float32("nan"), "y": LABELS}, "NaN"),
         ({"x": ONES, "y": np.full(4, np.inf, np.float32)}, "infinity"),
+        ({"x": ONES[:, :0], "y": LABELS}, "holds no value"),
+        ({"x": ONES, "y": LABELS + 3}, "labels from 3 to 3, where there are classes from 0 to 2"),
+        ({"x": ONES, "y": LABELS - 1}, "labels from -1 to -1"),
+        ({"x": ONES, "y": LABELS.astype(np.float32)}, "class numbers from 0 to 2"),
     ],
-    ids=["no y", "lengths", "empty", "float64", "text", "scalar", "nan", "infinity"],
+    ids=["no y", "lengths", "empty", "float64", "text", "scalar", "nan", "infinity", "width", "above", "below", "no classes"],
 )
 def test_a_train_file_with_a_fault_is_refused_by_the_fault(tmp_path: Path, arrays: dict[str, np.ndarray], words: str) -> None:
     np.savez(tmp_path / "holdout.npz", x=ONES, y=LABELS)
     np.savez(tmp_path / "train.npz", **arrays)  # type: ignore[arg-type] # the arrays by their names
     with pytest.raises(SetupError, match=words) as caught:
-        read_shard(tmp_path)
+        read_shard(tmp_path, Columns(classes=3))
     assert caught.value.code is Code.SHARD_INVALID
     assert "train.npz" in caught.value.detail
 
@@ -182,9 +187,19 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     assert caught.value.code is Code.SHARD_INVALID
 
 
-def test_a_holdout_of_another_shape_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("x", "y", "words"),
+    [
+        (np.ones((4, 7), np.float32), LABELS, r"its x has another shape .* \(7,\) instead of \(3,\)"),
+        (ONES, np.zeros((4, 1), np.int32), "its y has another shape"),
+        (ONES.astype(np.int32), LABELS, "its x is int32, and float32"),
+    ],
+    ids=["features", "labels", "dtype"],
+)
+def test_a_holdout_of_another_form_is_refused(tmp_path: Path, x: np.ndarray, y: np.ndarray, words: str) -> None:
     np.savez(tmp_path / "train.npz", x=ONES, y=LABELS)
-    np.savez(tmp_path / "holdout.npz", x=np.ones((4, 7), dtype=np.float32), y=LABELS)
-    with pytest.raises(SetupError, match="another shape") as caught:
+    np.savez(tmp_path / "holdout.npz", x=x, y=y)
+    with pytest.raises(SetupError, match=words) as caught:
         read_shard(tmp_path)
     assert caught.value.code is Code.SHARD_INVALID
+    assert "holdout.npz" in caught.value.detail

@@ -1,5 +1,6 @@
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -12,13 +13,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fedlearn.adapters.memory import MemoryObjectStore
 from fedlearn.aggregator.folding import Folding
 from fedlearn.aggregator.layout import update_key
+from fedlearn.core.eligibility import Conditions
 from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal, SetupError
 from fedlearn.core.ids import DeviceId, RoundId
-from fedlearn.core.learning import Examples, Learner, Shard, Weights
+from fedlearn.core.learning import Examples, Learner, Shard, Stop, Stopped, Weights
 from fedlearn.core.ports import UploadGrant
 from fedlearn.device.agent import Agent, Home
 from fedlearn.device.workshop import Workshop
 from fedlearn.learning.synthetic import SyntheticLearner
+from fedlearn.protocol.eligibility import DeviceDemands
 from fedlearn.protocol.messages import (
     Assignment,
     CheckIn,
@@ -32,6 +35,7 @@ from fedlearn.protocol.messages import (
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingKey, SignedSealingKey
 from fedlearn.protocol.tensors import decode_model, flatten
+from fedlearn.telemetry.metrics.device import SESSION_SHAPES, SESSIONS
 from support.desk import until
 from support.sealed import BASE, BASE_FILE, IDENTITY, PLAN, ROUND, SealedRound
 
@@ -66,7 +70,7 @@ class Services:
         self.told: list[UploadDone] = []
         self.tickets: set[str] = set()
         self.fails: dict[str, list[FedlearnError]] = {}
-        self.idle = asyncio.Event()
+        self.idle, self.closed = asyncio.Event(), asyncio.Event()
         self.round, self.identity, self.bucket = SealedRound(MemoryObjectStore()), identity, MemoryObjectStore()
 
     def _perhaps_fail(self, call: str) -> None:
@@ -86,6 +90,11 @@ class Services:
     async def accept(self, round_id: RoundId, slot: int | None) -> None:
         self._perhaps_fail("accept")
         self.accepted.append((round_id, slot))
+
+    async def wanted(self, round_id: RoundId, slot: int | None, wait_seconds: float) -> None:
+        self._perhaps_fail("wanted")
+        await self.closed.wait()
+        raise Refusal(Code.ROUND_CLOSED, "Enough have reported.")
 
     async def drop_out(self, round_id: RoundId, dropout: DropOut) -> None:
         self.dropped.append(dropout)
@@ -125,7 +134,10 @@ class Services:
 
 @asynccontextmanager
 async def running(
-    services: Services, make_learner: Callable[[Plan], Learner] = SyntheticLearner, seed_name: str = "2"
+    services: Services,
+    make_learner: Callable[[Plan], Learner] = SyntheticLearner,
+    seed_name: str = "2",
+    conditions: Callable[[], Conditions] = Conditions,
 ) -> AsyncIterator[Agent]:
     """An agent at work among these services."""
     played: Any = services
@@ -135,7 +147,7 @@ async def running(
     )
     workshop.transfer = played
     home = Home(slot=2, dataset="mnist", shard=SHARD, seed=5, seed_name=seed_name, runtime="synthetic")
-    agent = Agent(home, workshop, played, 30.0)
+    agent = Agent(home, workshop, played, 30.0, conditions)
     work = asyncio.create_task(agent.run())
     try:
         yield agent
@@ -175,9 +187,11 @@ async def seed_of(services: Services, number: int = ROUND.number, seed_name: str
     seeds: list[int] = []
 
     class Listening(SyntheticLearner):
-        def train(self, weights: Weights, examples: Examples, seed: int) -> Any:
+        def train(
+            self, weights: Weights, examples: Examples, seed: int, stop: Stop | None = None, *, steps: int | None = None
+        ) -> Any:
             seeds.append(seed)
-            return super().train(weights, examples, seed)
+            return super().train(weights, examples, seed, stop, steps=steps)
 
     again = Services()
     again.round = services.round
@@ -202,6 +216,32 @@ async def test_a_device_names_the_round_that_it_has_uploaded_to() -> None:
     assert [checkin.uploaded for checkin in services.checkins] == [None, RoundName(task=ROUND.task, round=ROUND.number)]
 
 
+class Counting(SyntheticLearner):
+    """Notes how many steps are wanted of it."""
+
+    steps: list[int | None]
+
+    def train(
+        self, weights: Weights, examples: Examples, seed: int, stop: Stop | None = None, *, steps: int | None = None
+    ) -> Any:
+        self.steps.append(steps)
+        return super().train(weights, examples, seed, stop, steps=steps)
+
+
+@pytest.mark.parametrize(("wanted", "done"), [(None, 3), (2, 3), (99, 3)], ids=["all", "less than the plan allows", "more"])
+async def test_a_device_does_what_its_plan_allows_and_tells_its_speed(wanted: int | None, done: int) -> None:
+    services, counting = Services(), type("Counting", (Counting,), {"steps": []})
+    services.answers = [assignment().model_copy(update={"local_steps": wanted})]
+    async with running(services, counting):
+        await settle(services)
+    assert counting.steps == [done]
+    assert services.checkins[0].speed is None
+    speed = services.checkins[1].speed
+    assert speed is not None
+    assert (speed.task, speed.round, speed.plan_digest, speed.steps) == (ROUND.task, ROUND.number, PLAN.digest, 3)
+    assert 0 < speed.seconds < 10
+
+
 async def test_a_device_seals_nothing_to_a_key_that_its_aggregator_does_not_vouch_for() -> None:
     services = Services(identity=Ed25519PrivateKey.generate())
     services.answers = [assignment()]
@@ -215,7 +255,9 @@ async def test_a_device_seals_nothing_to_a_key_that_its_aggregator_does_not_vouc
 class Failing(SyntheticLearner):
     error: Exception = Refusal(Code.TRAINING_FAILED, "The loss is not finite.")
 
-    def train(self, weights: Weights, examples: Examples, seed: int) -> Any:
+    def train(
+        self, weights: Weights, examples: Examples, seed: int, stop: Stop | None = None, *, steps: int | None = None
+    ) -> Any:
         raise self.error
 
 
@@ -234,7 +276,7 @@ async def test_a_device_that_can_not_train_drops_out_and_takes_part_again(learne
     assert [round_id.number for round_id, _ in services.accepted] == [7, 8]
 
 
-@pytest.mark.parametrize("call", ["accept", "plan", "sealing_key", "place", "done"])
+@pytest.mark.parametrize("call", ["accept", "wanted", "plan", "sealing_key", "place", "done"])
 async def test_an_outage_is_waited_out(call: str) -> None:
     services = Services()
     services.answers = [assignment()]
@@ -304,15 +346,53 @@ async def test_a_device_is_connected_once_the_server_has_answered() -> None:
         assert agent.connected
 
 
+def sessions() -> Counter[str]:
+    """Ended sessions by their shape."""
+    samples = [sample for family in SESSIONS.collect() for sample in family.samples if sample.name.endswith("_total")]
+    return Counter({sample.labels["shape"]: int(sample.value) for sample in samples})
+
+
+@pytest.mark.parametrize(
+    ("call", "shape"),
+    [
+        (None, "-v[]+^"),
+        ("accept", "-!"),
+        ("fetch", "-!"),
+        ("sealing_key", "-v!"),
+        ("place", "-v[]+#"),
+        ("store", "-v[]+#"),
+        ("done", "-v[]+#"),
+    ],
+)
+async def test_a_session_is_counted_by_its_shape(call: str | None, shape: str) -> None:
+    services, before = Services(), sessions()
+    services.answers = [assignment()]
+    services.fails = {call: [Refusal(Code.FORBIDDEN, "No.")]} if call else {}
+    async with running(services):
+        await settle(services)
+    assert sessions() - before == {shape: 1}
+    assert shape in SESSION_SHAPES
+
+
+async def test_the_session_of_a_device_that_can_not_train_ends_there() -> None:
+    services, before = Services(), sessions()
+    services.answers = [assignment()]
+    async with running(services, Failing):
+        await settle(services)
+    assert sessions() - before == {"-v[!": 1}
+
+
 class Blocked(SyntheticLearner):
     """Trains until it is let go."""
 
     begun, may_end = threading.Event(), threading.Event()
 
-    def train(self, weights: Weights, examples: Examples, seed: int) -> Any:
+    def train(
+        self, weights: Weights, examples: Examples, seed: int, stop: Stop | None = None, *, steps: int | None = None
+    ) -> Any:
         self.begun.set()
         assert self.may_end.wait(10)
-        return super().train(weights, examples, seed)
+        return super().train(weights, examples, seed, stop, steps=steps)
 
 
 @pytest.fixture
@@ -321,14 +401,84 @@ def blocked() -> type[Blocked]:
 
 
 async def test_a_device_that_is_too_slow_uploads_nothing_and_waits_for_the_next_round(blocked: type[Blocked]) -> None:
-    services = Services()
+    services, before = Services(), sessions()
     services.answers = [assignment(7, seconds_left=0.05), assignment(8)]
     async with running(services, blocked):
         await until(lambda: len(services.accepted) == 2)
         blocked.may_end.set()
         await settle(services)
     assert len(services.told) == 1
+    assert sessions() - before == {"-v[!": 1, "-v[]+^": 1}
     assert services.dropped == []
+
+
+class Endless(SyntheticLearner):
+    """Trains until it is stopped."""
+
+    begun, stopped = threading.Event(), threading.Event()
+
+    def train(
+        self, weights: Weights, examples: Examples, seed: int, stop: Stop | None = None, *, steps: int | None = None
+    ) -> Any:
+        assert stop is not None
+        self.begun.set()
+        try:
+            stop.wait(10)
+        except Stopped:
+            self.stopped.set()
+            raise
+
+
+@pytest.fixture
+def endless() -> type[Endless]:
+    return type("Endless", (Endless,), {"begun": threading.Event(), "stopped": threading.Event()})
+
+
+async def test_a_device_stops_training_as_soon_as_the_round_has_its_goal_and_leaves_it_without_a_word(
+    endless: type[Endless],
+) -> None:
+    services = Services()
+    services.answers = [assignment()]
+    async with running(services, endless):
+        await until(endless.begun.is_set)
+        services.closed.set()
+        await settle(services)
+        assert await until(endless.stopped.is_set)
+    assert (services.dropped, services.told, services.round.store.list("")) == ([], [], [])
+
+
+async def test_a_device_that_stops_being_eligible_aborts_and_says_so(
+    endless: type[Endless], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedlearn.device.agent._LOOK_SECONDS", 0.01)
+    services, now = Services(), [Conditions()]
+    services.answers = [assignment().model_copy(update={"demands": DeviceDemands(idle=True)})]
+    async with running(services, endless, conditions=lambda: now[0]):
+        await until(endless.begun.is_set)
+        now[0] = Conditions(idle=False)
+        await settle(services)
+        assert await until(endless.stopped.is_set)
+    assert [(dropout.code, dropout.detail) for dropout in services.dropped] == [(Code.NOT_ELIGIBLE, "The device is not idle.")]
+    assert services.told == []
+
+
+async def test_a_device_whose_conditions_change_offers_itself_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedlearn.device.agent._LOOK_SECONDS", 0.01)
+    services, now = Services(), [Conditions(charging=False)]
+    async with running(services, conditions=lambda: now[0]):
+        await settle(services)
+        now[0] = Conditions(charging=True)
+        await until(lambda: len(services.checkins) == 2)
+    assert [checkin.conditions.charging for checkin in services.checkins] == [False, True]
+
+
+async def test_training_that_is_late_stops_too_so_that_the_next_round_finds_the_thread_free(endless: type[Endless]) -> None:
+    services = Services()
+    services.answers = [assignment(seconds_left=0.2)]
+    async with running(services, endless):
+        await until(endless.begun.is_set)
+        await settle(services)
+        assert await until(endless.stopped.is_set)
 
 
 async def test_a_device_that_is_stopped_in_a_round_tells_the_server(blocked: type[Blocked]) -> None:

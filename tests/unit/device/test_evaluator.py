@@ -31,6 +31,7 @@ class PlayedServer:
         self.asked: list[str] = []
         self.scored: list[tuple[TaskId, int, Mapping[str, float]]] = []
         self.failures: list[Exception] = []
+        self.fetch_failures: list[Exception] = []
 
     async def next_evaluation(self, dataset: str, wait_seconds: float) -> EvaluationJob | None:
         self.asked.append(dataset)
@@ -47,6 +48,8 @@ class PlayedServer:
         self.scored.append((task, version, evaluation.metrics))
 
     def fetch(self, url: str, *, sha256: str, size_bytes: int) -> bytes:
+        if self.fetch_failures:
+            raise self.fetch_failures.pop(0)
         return BASE_FILE
 
 
@@ -155,17 +158,28 @@ async def test_a_version_that_cannot_be_scored_does_not_hold_up_the_next() -> No
     assert [figures for _, _, figures in server.scored] == [{}, {}]
 
 
-async def test_a_version_is_asked_for_again_when_the_storage_was_away() -> None:
+@pytest.mark.parametrize("code", [Code.PLAN_INVALID, Code.MODEL_MISMATCH, Code.SHARD_INVALID, Code.NOT_FOUND])
+async def test_a_fault_of_the_version_itself_does_not_hold_up_the_next(code: Code) -> None:
     server = PlayedServer(JOB, JOB)
-    away = [Outage(Code.STORAGE_UNAVAILABLE, "It does not answer.")]
-    fetch = server.fetch
+    server.fetch_failures = [Refusal(code, "It will be so again.")]
+    async with running(server):
+        await until(lambda: len(server.scored) == 2)
+    assert [bool(figures) for _, _, figures in server.scored] == [False, True]
 
-    def fetch_later(url: str, *, sha256: str, size_bytes: int) -> bytes:
-        if away:
-            raise away.pop()
-        return fetch(url, sha256=sha256, size_bytes=size_bytes)
 
-    server.fetch = fetch_later  # type: ignore[method-assign]
+@pytest.mark.parametrize(
+    "failure",
+    [
+        Outage(Code.STORAGE_UNAVAILABLE, "It does not answer."),
+        Refusal(Code.FORBIDDEN, "The URL has expired."),
+        Refusal(Code.UNAUTHENTICATED, "The token is not known yet."),
+        SetupError(Code.SETTING_INVALID, "The token's file is just being renewed."),
+    ],
+    ids=lambda failure: failure.code,
+)
+async def test_what_passes_costs_a_version_no_figures(failure: Exception) -> None:
+    server = PlayedServer(JOB, JOB)
+    server.fetch_failures = [failure]
     async with running(server):
         await until(lambda: server.scored)
     assert server.scored[0][2]

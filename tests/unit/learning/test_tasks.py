@@ -1,11 +1,19 @@
 """A task's file: what it may look like, and how its faults are told."""
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedlearn.core.errors import Code, Refusal, SetupError
+from fedlearn.core.learning import Examples, Shard
+from fedlearn.data.shards import read_shard, write_shard
 from fedlearn.learning.tasks import Task, load_task, task_name
+from fedlearn.protocol.tensors import decode_model
+
+ROOT = Path(__file__).parents[3]
+GUIDE, EXAMPLES = ROOT / "docs" / "bring-your-own-model.md", ROOT / "examples"
 
 GOOD = """
 import fedlearn
@@ -27,6 +35,29 @@ def written(directory: Path, text: str) -> Path:
 def test_a_file_gives_its_task(tmp_path: Path) -> None:
     task = load_task(written(tmp_path, GOOD))
     assert (task.dataset, task.rounds, task.policy.goal, task.title) == ("My Data", 7, 4, "my-data-small-model")
+
+
+def test_the_guides_task_trains_on_what_a_device_holds_of_mnist(tmp_path: Path) -> None:
+    """The page is followed to the letter."""
+    from fedlearn.learning.compiled import prepare
+    from fedlearn.learning.training import KerasLearner
+
+    (block,) = re.findall(r"```python\n(import fedlearn\nimport keras\n.*?)```", GUIDE.read_text(), re.DOTALL)
+    plan, version_0 = prepare(load_task(written(tmp_path, block)))
+    raw = Examples(np.full((5, 28, 28), 7, np.uint8), np.arange(5, dtype=np.uint8))
+    write_shard(tmp_path / "0", Shard(raw, raw))
+    shard = read_shard(tmp_path / "0")
+    weights = decode_model(version_0, plan)
+    assert len(KerasLearner(plan).train(weights, shard.train, 0)) == len(weights)
+
+
+@pytest.mark.parametrize("name", ["mnist_non_iid", "breast_cancer", "shakespeare"])
+def test_an_examples_file_can_be_submitted_as_it_is(name: str) -> None:
+    from fedlearn.learning.compiled import prepare
+
+    path = EXAMPLES / f"{name}.py"
+    task = load_task(path)
+    assert prepare(task).plan.dataset == task.dataset == name.replace("_", "-")
 
 
 def test_what_lies_beside_it_can_be_imported(tmp_path: Path) -> None:

@@ -286,6 +286,31 @@ def refused(code: Code, call: Any, *words: str) -> None:
         assert word in caught.value.detail
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_fewer_steps_are_the_beginning_of_the_whole_training(optimizer: str) -> None:
+    rule: dict[str, Any] = {"momentum": 0.9} if optimizer == "sgd" else {"optimizer": {"name": "adam"}}
+    training = {"learning_rate": 0.05, "epochs": 3, "batch_size": 5, **rule}
+    plan, weights = prepared(plain(), training=training)
+    learner, examples = KerasLearner(plan), some_examples()  # 23 of them: 5 steps an epoch
+    whole = learner.train(weights, examples, 4)
+    for given in (15, 1000):
+        for one, other in zip(learner.train(weights, examples, 4, steps=given), whole, strict=True):
+            np.testing.assert_array_equal(one, other)
+    one_epoch = KerasLearner(prepared(plain(), training={**training, "epochs": 1})[0])
+    for one, other in zip(learner.train(weights, examples, 4, steps=5), one_epoch.train(weights, examples, 4), strict=True):
+        np.testing.assert_array_equal(one, other)
+    for one, other in zip(learner.train(weights, examples, 4, steps=0), weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_another_number_of_steps_or_examples_traces_nothing_again() -> None:
+    plan, weights = prepared(plain())
+    learner = KerasLearner(plan)
+    for steps, count in ((1, 23), (2, 23), (3, 7), (None, 11)):
+        learner.train(weights, some_examples(count), 0, steps=steps)
+    assert learner._train.experimental_get_tracing_count() == 1
+
+
 def test_training_that_diverges_is_refused() -> None:
     plan, weights = prepared(sequential(keras.Input((6,)), layers.Dense(3)), loss="mean_squared_error", metrics=(),
                              training={"learning_rate": 100.0, "epochs": 30})  # fmt: skip
@@ -309,7 +334,16 @@ def test_a_label_out_of_range_is_refused() -> None:
     plan, weights = prepared(plain())
     examples = some_examples()
     examples.labels[5] = 3
-    refused(Code.TRAINING_FAILED, lambda: KerasLearner(plan).train(weights, examples, 0), "label")
+    learner = KerasLearner(plan)
+    refused(Code.SHARD_INVALID, lambda: learner.train(weights, examples, 0), "The labels go from 0 to 3")
+    refused(Code.SHARD_INVALID, lambda: learner.evaluate(weights, examples), "classes from 0 to 2")
+
+
+def test_fractions_for_a_model_of_whole_numbers_are_refused() -> None:
+    model = sequential(keras.Input((4,), dtype="int32"), layers.Embedding(9, 2), layers.Flatten(), layers.Dense(3))
+    plan, weights = prepared(model)
+    examples = Examples(np.zeros((5, 4), np.float32), np.zeros(5, np.int32))
+    refused(Code.SHARD_INVALID, lambda: KerasLearner(plan).train(weights, examples, 0), "whole numbers")
 
 
 @pytest.mark.parametrize(

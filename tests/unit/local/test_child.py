@@ -123,3 +123,35 @@ def test_it_ends_with_its_parent_however_that_ends(tmp_path: Path, end: str) -> 
     while is_alive(pid):
         assert time.monotonic() < give_up
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["while its thread starts", "while the thread starts it"])
+def test_ctrl_c_in_the_middle_of_its_start_leaves_nothing(tmp_path: Path, which: int) -> None:
+    program = f"""
+import atexit, os, pathlib, sys, threading
+from fedlearn.local.child import Child
+
+def look():  # runs after what Child has registered
+    lines = [path.read_bytes() for path in pathlib.Path("/proc").glob("[0-9]*/cmdline") if path.parent.name != str(os.getpid())]
+    print("left" if any(b"{tmp_path}/mark" in line for line in lines) else "nothing left")
+
+atexit.register(look)
+waits, wait = [], threading.Event.wait
+
+def interrupted(event, timeout=None):
+    answer = wait(event, timeout)
+    if threading.current_thread() is threading.main_thread():
+        waits.append(event)
+        if len(waits) == {which} + 1:
+            raise KeyboardInterrupt
+    return answer
+
+threading.Event.wait = interrupted
+try:
+    Child([sys.executable, "-c", "import time; time.sleep(60)", "{tmp_path}/mark"],
+          directory=pathlib.Path("{tmp_path}"), environment={{}}, log=pathlib.Path("{tmp_path}/log"))
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    parent = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert (parent.stdout.split("\n"), parent.stderr) == (["interrupted", "nothing left", ""], "")

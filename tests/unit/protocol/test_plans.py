@@ -3,7 +3,8 @@ import copy
 import pytest
 
 from fedlearn.core.errors import Code, Refusal
-from fedlearn.protocol.plans import MAX_PARAMETERS, Plan, read_plan
+from fedlearn.protocol.plans import MAX_PARAMETERS, LocalTraining, Plan, read_plan
+from support.world import small_plan
 
 DENSE = {
     "module": "keras.layers",
@@ -140,3 +141,18 @@ def test_what_is_no_json_is_refused() -> None:
     with pytest.raises(Refusal) as refusal:
         read_plan(b"{")
     assert refusal.value.code is Code.PLAN_INVALID
+
+
+@pytest.mark.parametrize(("examples", "steps"), [(1, 3), (10, 3), (95, 30), (100, 30), (101, 33)])
+def test_a_training_has_as_many_steps_as_its_epochs_have_batches(examples: int, steps: int) -> None:
+    assert LocalTraining(batch_size=10, epochs=3).steps(examples) == steps
+
+
+@pytest.mark.parametrize(("steps", "processed"), [(0, 0), (1, 10), (9, 90), (10, 95), (11, 105), (30, 285)])
+def test_some_steps_process_whole_batches_and_the_short_one_at_each_epochs_end(steps: int, processed: int) -> None:
+    assert LocalTraining(batch_size=10, epochs=3).processed(steps, 95) == processed
+
+
+def test_a_plan_that_gives_everybody_all_steps_keeps_its_digest() -> None:
+    assert b"min_steps_fraction" not in small_plan().canonical
+    assert small_plan(training=LocalTraining(min_steps_fraction=0.5)).digest != small_plan().digest

@@ -2,8 +2,10 @@ import asyncio
 
 import pytest
 
+from fedlearn.core.eligibility import Demands
 from fedlearn.core.ids import DeviceId
 from fedlearn.core.rounds import ModelRef
+from fedlearn.protocol.eligibility import DeviceConditions
 from fedlearn.protocol.messages import Assignment, CheckIn, Model
 from fedlearn.server.fleet import Fleet
 
@@ -108,11 +110,71 @@ async def test_devices_of_another_dataset_are_passed_by() -> None:
     waiting.cancel()
 
 
+async def test_a_device_that_does_not_meet_the_demands_is_passed_by() -> None:
+    fleet = Fleet()
+    at_work = MNIST.model_copy(update={"conditions": DeviceConditions(idle=False)})
+    held = [await wait(fleet, A), await wait(fleet, B, at_work)]
+    assert fleet.waiting("mnist") == [A, B]
+    assert fleet.waiting("mnist", Demands(idle=True)) == [A]
+    fleet.dismiss()
+    await asyncio.gather(*held)
+
+
 async def test_all_held_check_ins_end_when_the_server_stops() -> None:
     fleet = Fleet()
     waiting = [await wait(fleet, A), await wait(fleet, B)]
     fleet.dismiss()
     assert await asyncio.gather(*waiting) == [None, None]
+
+
+class Hours:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_a_device_that_was_told_to_come_back_is_missed_for_a_while_and_then_lost() -> None:
+    hours = Hours()
+    fleet = Fleet(clock=hours)
+    await fleet.wait(A, MNIST, seconds=0.0)
+    fleet.expect(A, 1.0)
+    held = await wait(fleet, B)
+    assert (fleet.missing("mnist", 60.0), fleet.size("mnist"), fleet.size("other")) == (1, 2, 0)
+    hours.now = 12.0
+    assert (fleet.missing("mnist", 60.0), fleet.size("mnist")) == (0, 1)
+    fleet.dismiss()
+    await held
+
+
+async def test_a_device_that_comes_back_much_later_is_of_the_fleet_and_not_missed() -> None:
+    fleet = Fleet(clock=Hours())
+    await fleet.wait(A, MNIST, seconds=0.0)
+    fleet.expect(A, 600.0)
+    assert (fleet.missing("mnist", 60.0), fleet.size("mnist")) == (0, 1)
+
+
+async def test_a_device_at_work_is_not_missed_until_its_round_lets_it_go() -> None:
+    fleet = Fleet(clock=Hours())
+    held = await wait(fleet, A)
+    fleet.reserve([A])
+    assert fleet.answer(A, assignment(A))
+    await held
+    assert (fleet.missing("mnist", 60.0), fleet.size("mnist")) == (0, 1)
+    fleet.release([A])
+    assert fleet.missing("mnist", 60.0) == 1
+
+
+async def test_a_device_that_hangs_up_is_forgotten() -> None:
+    fleet = Fleet()
+    held = await wait(fleet, A)
+    held.cancel()
+    await asyncio.wait({held})
+    fleet.forget(A)
+    assert (fleet.missing("mnist", 60.0), fleet.size("mnist")) == (0, 0)
 
 
 async def test_it_tells_of_each_device_that_begins_to_wait_or_is_released() -> None:

@@ -6,10 +6,11 @@ import pytest
 from fastapi import FastAPI
 
 from fedlearn.adapters.identity import Caller
+from fedlearn.core.errors import Code
 from fedlearn.core.ids import DeviceId
 from fedlearn.core.pods import Pod, PodState
-from fedlearn.core.rounds import DeviceAccepted, Phase
-from fedlearn.protocol.messages import CheckIn, DeviceView, FleetView
+from fedlearn.core.rounds import DeviceAccepted, Phase, Standing
+from fedlearn.protocol.messages import CheckIn, DeviceView, FleetView, Unfit
 from fedlearn.server.fleet import Fleet
 from fedlearn.server.roster import NoCluster, Roster, Sight
 from fedlearn.server.routes.fleet import fleet_routes
@@ -135,6 +136,37 @@ class TestInACluster:
     async def test_that_the_cluster_is_out_of_sight_is_said(self, desk: Desk, roster: Roster) -> None:
         seen = SeenCluster(pods(**{"device-0": PodState.READY}), sight="unavailable")
         assert (await shown(desk, roster, seen)).cluster == "unavailable"
+
+
+class TestADeviceThatIsUnfit:
+    UNFIT = CheckIn(
+        dataset="mnist", examples=0, unfit=Unfit(code=Code.SHARD_INVALID, detail="It holds no example."), wait_seconds=10
+    )
+
+    async def test_is_shown_with_its_sentence(self, desk: Desk, roster: Roster) -> None:
+        visit(roster, "device-0")
+        roster.check_in(DeviceId("device-0"), self.UNFIT)
+        device = await one(desk, roster)
+        assert device.unfit == self.UNFIT.unfit
+        assert (device.waiting, device.examples) == (False, None)
+        visit(roster, "device-0")
+        device = await one(desk, roster)
+        assert (device.unfit, device.examples) == (None, 5400)
+
+    async def test_is_answered_at_once_and_never_selected(self, desk: Desk) -> None:
+        await desk.drive(desk.add_task(rounds=1, goal=1))
+        async with asyncio.timeout(5):
+            assert await desk.coordinator.check_in(DeviceId("a"), self.UNFIT, 10.0) is None
+        assert desk.fleet.waiting("mnist") == []
+        assert (await desk.reach(1, Phase.SELECTION)).participants == {}
+
+    async def test_leaves_the_round_that_it_had_a_part_in(self, desk: Desk) -> None:
+        held = desk.check_in("a", "b")
+        await desk.drive(desk.add_task(rounds=1))
+        await asyncio.gather(*held.values())
+        await desk.coordinator.check_in(DeviceId("a"), self.UNFIT, 10.0)
+        participant = desk.round(1).participants[DeviceId("a")]
+        assert (participant.standing, participant.code) == (Standing.DROPPED, Code.SHARD_INVALID)
 
 
 class TestADeviceThatLeaves:

@@ -25,6 +25,8 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from fedlearn.core.errors import Code, Outage, Refusal, SetupError
+from fedlearn.telemetry.metrics import database as metrics
+from fedlearn.telemetry.metrics.database import Operation
 
 WAIT_SECONDS = 10
 """How long a call waits for a lock or for a connection before the database counts as not answering."""
@@ -60,7 +62,7 @@ class Database:
         Raises:
             Outage: `database_unavailable`.
         """
-        with translated_errors(), self._reader.begin() as connection:
+        with _observed(Operation.READ), translated_errors(), self._reader.begin() as connection:
             yield connection
 
     @contextmanager
@@ -70,7 +72,7 @@ class Database:
         Raises:
             Outage: `database_unavailable`; if the connection broke while it committed, nobody knows whether it did.
         """
-        with translated_errors(), self._writer.begin() as connection:
+        with _observed(Operation.WRITE), translated_errors(), self._writer.begin() as connection:
             yield connection
 
     def use_write_ahead_log(self) -> None:
@@ -92,6 +94,16 @@ def insert_new(connection: Connection, table: Table, values: Mapping[str, Any]) 
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     statement = insert(table).values(values).on_conflict_do_nothing().returning(*table.primary_key)
     return connection.execute(statement).first() is not None
+
+
+@contextmanager
+def _observed(operation: Operation) -> Iterator[None]:
+    with metrics.SECONDS.labels(operation).time():
+        try:
+            yield
+        except Outage:
+            metrics.ERRORS.labels(operation).inc()
+            raise
 
 
 @contextmanager

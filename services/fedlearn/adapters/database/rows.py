@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import RowMapping
 
+from fedlearn.core.eligibility import Demands
 from fedlearn.core.errors import Code
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.ports import ModelVersion, Task
@@ -27,6 +28,11 @@ def ref_values(ref: ModelRef, prefix: str = "") -> Values:
 
 def read_ref(row: RowMapping, prefix: str = "") -> ModelRef:
     return ModelRef(row[f"{prefix}version"], row[f"{prefix}key"], row[f"{prefix}sha256"], row[f"{prefix}size_bytes"])
+
+
+def read_policy(document: Mapping[str, Any]) -> RoundPolicy:
+    """Policies of earlier versions demand nothing of devices."""
+    return RoundPolicy(**{**document, "demands": Demands(**document.get("demands", {}))})
 
 
 def task_values(task: Task) -> Values:
@@ -48,7 +54,7 @@ def read_task(row: RowMapping) -> Task:
         id=TaskId(row["id"]),
         state=row["state"],
         plan_digest=row["plan_digest"],
-        policy=RoundPolicy(**row["policy"]),
+        policy=read_policy(row["policy"]),
         rounds=row["rounds"],
         created_at=row["created_at"],
         upload=read_ref(row, "upload_"),
@@ -133,7 +139,7 @@ def read_round(row: RowMapping, members: Iterable[Member]) -> Round:
     """Read a row of `rounds` and its participants, in their order."""
     return Round(
         id=RoundId(TaskId(row["task"]), row["number"]),
-        policy=RoundPolicy(**row["policy"]),
+        policy=read_policy(row["policy"]),
         base=read_ref(row, "base_"),
         opened_at=row["opened_at"],
         phase=Phase(row["phase"]),

@@ -5,6 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from sqlalchemy import Connection, select, update
 
 from fedlearn.adapters.database.engine import Database, insert_new
+from fedlearn.adapters.database.logs import (
+    insert_audit,
+    insert_happenings,
+    load_audit,
+    load_happenings,
+    load_summaries,
+)
 from fedlearn.adapters.database.migrations import upgrade
 from fedlearn.adapters.database.rounds import insert_round, load_round, load_rounds, replace_round
 from fedlearn.adapters.database.rows import read_task, read_version, task_values, version_values
@@ -19,8 +26,9 @@ from fedlearn.adapters.database.versions import (
     unknown_version,
 )
 from fedlearn.core.errors import Code, Refusal
+from fedlearn.core.happenings import AuditEntry, Happening
 from fedlearn.core.ids import RoundId, TaskId
-from fedlearn.core.ports import ModelVersion, Task
+from fedlearn.core.ports import ModelVersion, RoundSummary, Task
 from fedlearn.core.rounds import Phase, Round
 
 _ENDED = ("completed", "failed", "cancelled")
@@ -122,11 +130,12 @@ class DatabaseRoundStore:
             _task(connection, round_.id.task)
             insert_round(connection, round_)
 
-    def save_round(self, round_: Round, previous: Round) -> None:
+    def save_round(self, round_: Round, previous: Round, happenings: Sequence[Happening] = ()) -> None:
         with self._database.writing() as connection:
             replace_round(connection, round_, previous)
+            insert_happenings(connection, happenings)
 
-    def commit(self, round_: Round, previous: Round, now: float) -> None:
+    def commit(self, round_: Round, previous: Round, now: float, happenings: Sequence[Happening] = ()) -> None:
         if round_.phase is not Phase.COMMITTED or round_.aggregate is None:
             raise ValueError(
                 f"round {round_.id} is in {round_.phase}: only a committed round with its aggregate moves the model"
@@ -141,6 +150,7 @@ class DatabaseRoundStore:
                     f"Task {task} has moved on from version {round_.base.version}, round {round_.id}'s base.",
                 )
             connection.execute(update(tasks).where(tasks.c.id == task).values(model_version=model.version))
+            insert_happenings(connection, happenings)
 
     def round(self, round_id: RoundId) -> Round:
         with self._database.reading() as connection:
@@ -158,6 +168,10 @@ class DatabaseRoundStore:
             newest = select(rounds.c.number).where(rounds.c.task == task).order_by(rounds.c.number.desc()).limit(1)
             number = connection.execute(newest).scalar_one_or_none()
             return None if number is None else load_round(connection, RoundId(task, number))
+
+    def round_summaries(self, task: TaskId, limit: int) -> Sequence[RoundSummary]:
+        with self._database.reading() as connection:
+            return load_summaries(connection, task, limit)
 
     # --- model versions
 
@@ -203,6 +217,24 @@ class DatabaseRoundStore:
             scored = connection.execute(unscored.values(evaluation=dict(metrics))).rowcount == 1
             if not scored and connection.execute(query_version(task, version)).one_or_none() is None:
                 raise unknown_version(task, version)
+
+    # --- logs
+
+    def log(self, happenings: Sequence[Happening]) -> None:
+        with self._database.writing() as connection:
+            insert_happenings(connection, happenings)
+
+    def happenings(self, limit: int, before: int | None = None) -> Sequence[tuple[int, Happening]]:
+        with self._database.reading() as connection:
+            return load_happenings(connection, limit, before)
+
+    def audit(self, entry: AuditEntry) -> None:
+        with self._database.writing() as connection:
+            insert_audit(connection, entry)
+
+    def audit_entries(self, limit: int, before: int | None = None) -> Sequence[tuple[int, AuditEntry]]:
+        with self._database.reading() as connection:
+            return load_audit(connection, limit, before)
 
     # --- keys
 

@@ -115,3 +115,30 @@ signing_keys = Table(
     Column("private_key", LargeBinary, nullable=False),  # PEM
     Column("created_at", UtcTime, nullable=False),
 )
+
+_number = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up an INTEGER and nothing else
+
+events = Table(
+    "events",
+    metadata,
+    Column("number", _number, primary_key=True),
+    Column("at", UtcTime, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("task", String, nullable=False),
+    Column("round", Integer),
+    Column("code", String),
+    Column("count", Integer, nullable=False),
+    Column("devices", Document, nullable=False),
+    Column("detail", String, nullable=False),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("number", _number, primary_key=True),
+    Column("at", UtcTime, nullable=False),
+    Column("actor", String, nullable=False),
+    Column("action", String, nullable=False),
+    Column("task", String),
+    Column("outcome", String, nullable=False),
+)

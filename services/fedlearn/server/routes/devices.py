@@ -1,10 +1,9 @@
 """What devices call: check in, accept, drop out; and the plan, which evaluators read too."""
 
 import asyncio
-import random
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from fedlearn.adapters.gate import Gate
 from fedlearn.adapters.identity import Caller
@@ -24,13 +23,14 @@ from fedlearn.protocol.messages import (
     DropOut,
     RoundNumber,
     TaskName,
+    Wanted,
 )
 from fedlearn.server.coordinator import Coordinator
 from fedlearn.server.roster import Roster
 from fedlearn.telemetry.logs import log
 
 _log = log(__name__)
-_COME_BACK_SECONDS = 1.0
+_UNFIT_COME_BACK_SECONDS = 15.0  # somebody has to mend its shard first
 
 
 def device_routes(coordinator: Coordinator, roster: Roster, gate: Gate, settings: ServerSettings) -> APIRouter:
@@ -62,8 +62,13 @@ def device_routes(coordinator: Coordinator, roster: Roster, gate: Gate, settings
         hung_up.cancel()
         if waiting.done() and (assignment := waiting.result()) is not None:
             return assignment
-        waiting.cancel()
-        return ComeBack(after_seconds=_COME_BACK_SECONDS * random.uniform(0.0, 1.0))  # noqa: S311 - spreads the load
+        if not waiting.done():
+            waiting.cancel()
+            await asyncio.wait({waiting})
+            coordinator.around.fleet.forget(device)
+        if checkin.unfit is not None:
+            return ComeBack(after_seconds=_UNFIT_COME_BACK_SECONDS)
+        return ComeBack(after_seconds=coordinator.come_back(device, checkin, settings.max_checkin_seconds))
 
     @router.post(
         "/rounds/{task}/{number}/acceptances",
@@ -85,6 +90,29 @@ def device_routes(coordinator: Coordinator, roster: Roster, gate: Gate, settings
         device = roster.admit(caller, dropout.slot)
         _log.warning("device drops out", round=f"{task}/{number}", device=device, code=dropout.code, detail=dropout.detail)
         await coordinator.tell(RoundId(TaskId(task), number), DeviceDropped(device, dropout.code))
+
+    @router.get(
+        "/rounds/{task}/{number}/wanted",
+        status_code=204,
+        summary="Wait while a round takes a device's report: its answer ends the device's work as soon as it is in vain.",
+        responses=problems(*refusals),
+    )
+    async def wanted(
+        task: TaskName,
+        number: RoundNumber,
+        caller: Device,
+        request: Request,
+        asked: Annotated[Wanted, Query()],
+    ) -> None:
+        device = roster.admit(caller, asked.slot)
+        seconds = min(asked.wait_seconds, settings.max_checkin_seconds)
+        waiting = asyncio.create_task(coordinator.while_wanted(RoundId(TaskId(task), number), device, seconds))
+        hung_up = asyncio.create_task(gone(request))
+        await asyncio.wait({waiting, hung_up}, return_when=asyncio.FIRST_COMPLETED)
+        hung_up.cancel()
+        if waiting.done():
+            waiting.result()
+        waiting.cancel()
 
     @router.get(
         "/plans/{digest}",

@@ -13,6 +13,7 @@ from fedlearn.core.errors import Code
 from fedlearn.core.ids import TaskId
 from fedlearn.protocol.messages import Evaluation, EvaluationJob, Model, TaskName, VersionNumber
 from fedlearn.server.coordinator import Coordinator
+from fedlearn.telemetry.metrics import tasks as metrics
 
 _URL_SECONDS = 3600
 
@@ -48,7 +49,8 @@ def evaluator_routes(coordinator: Coordinator, gate: Gate, settings: ServerSetti
     )
     async def evaluate(task: TaskName, version: VersionNumber, evaluation: Evaluation, _caller: Evaluator) -> None:
         await asyncio.to_thread(around.store.evaluate, TaskId(task), version, evaluation.metrics)
-        coordinator.observe_evaluation(evaluation.metrics)
+        metrics.scored(task, version, evaluation.metrics)
         coordinator.announce_versions()
+        around.feed.version(TaskId(task), version)
 
     return router

@@ -1,10 +1,11 @@
 """What people and their tools call: tasks, rounds and versions. Reading is open; what changes something wants the token."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
+from fastapi.responses import StreamingResponse
 
 from fedlearn.adapters.gate import operator_gate
 from fedlearn.adapters.openapi import BY_OPERATOR, problems
@@ -22,18 +23,20 @@ from fedlearn.protocol.messages import (
     VersionNumber,
     VersionView,
 )
+from fedlearn.server.audit import audited
 from fedlearn.server.coordinator import Coordinator
 from fedlearn.server.routes.steering import add_steering_routes
 from fedlearn.server.submission import start_task, submit_task
 from fedlearn.server.views import round_view, task_view, version_view
 
 _URL_SECONDS = 3600
+_PART_BYTES = 4 * 1024 * 1024
 read = asyncio.to_thread
 
 
 def operator_routes(coordinator: Coordinator, token: Callable[[], str]) -> APIRouter:
     """Everything under `/v1/tasks`."""
-    router = APIRouter(prefix="/v1/tasks", tags=["operators"])
+    router = APIRouter(prefix="/v1/tasks", tags=["operators"], route_class=audited(coordinator.around))
     operator = [Depends(operator_gate(token))]
     _task_routes(router, coordinator, operator)
     _round_routes(router, coordinator)
@@ -50,7 +53,9 @@ def _task_routes(router: APIRouter, coordinator: Coordinator, operator: list[Any
         status_code=201,
         dependencies=operator,
         summary="Submit a task; then upload version 0 and start it.",
-        responses=problems(*BY_OPERATOR, Code.PLAN_INVALID, Code.TASK_EXISTS, Code.AGGREGATOR_UNREACHABLE),
+        responses=problems(
+            *BY_OPERATOR, Code.PLAN_INVALID, Code.TASK_EXISTS, Code.COHORT_TOO_SMALL, Code.AGGREGATOR_UNREACHABLE
+        ),
     )
     async def submit(submission: TaskSubmission) -> TaskAccepted:
         return await submit_task(coordinator, submission)
@@ -70,7 +75,9 @@ def _task_routes(router: APIRouter, coordinator: Coordinator, operator: list[Any
         ),
     )
     async def start(task: TaskName) -> TaskView:
-        return task_view(await start_task(coordinator, TaskId(task)))
+        started = await start_task(coordinator, TaskId(task))
+        coordinator.around.feed.version(started.id, started.upload.version)
+        return task_view(started)
 
     @router.post(
         "/{task}/cancel",
@@ -142,3 +149,28 @@ def _model_routes(router: APIRouter, coordinator: Coordinator, operator: list[An
         ref = (await read(store.version, TaskId(task), version)).ref
         url = around.models.sign_get(ref.key, seconds=_URL_SECONDS)
         return Download(model=Model.of(ref), url=url, valid_seconds=_URL_SECONDS)
+
+    @router.get(
+        "/{task}/models/{version}/file",
+        dependencies=operator,
+        summary="One version's file, for those who can't reach the object storage: a browser behind a port-forward.",
+        response_class=StreamingResponse,
+        responses={
+            200: {"content": {"application/octet-stream": {}}},
+            **problems(*BY_OPERATOR, Code.MODEL_UNKNOWN, Code.STORAGE_UNAVAILABLE, Code.STORAGE_DENIED),
+        },
+    )
+    async def download_file(task: TaskName, version: VersionNumber) -> StreamingResponse:
+        ref = (await read(store.version, TaskId(task), version)).ref
+        first = await read(around.models.get, ref.key, length=min(_PART_BYTES, ref.size_bytes))
+
+        async def parts() -> AsyncIterator[bytes]:
+            yield first
+            for start in range(len(first), ref.size_bytes, _PART_BYTES):
+                yield await read(around.models.get, ref.key, start=start, length=_PART_BYTES)
+
+        headers = {
+            "Content-Disposition": f'attachment; filename="{task}-{version}.safetensors"',
+            "Content-Length": str(ref.size_bytes),
+        }
+        return StreamingResponse(parts(), media_type="application/octet-stream", headers=headers)

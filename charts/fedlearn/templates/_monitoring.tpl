@@ -1,0 +1,34 @@
+{{/* Whether the chart brings its own Prometheus and Grafana, and what they are called. */}}
+
+{{- define "fedlearn.prometheus.name" -}}{{ include "fedlearn.fullname" . }}-prometheus{{- end -}}
+{{- define "fedlearn.grafana.name" -}}{{ include "fedlearn.fullname" . }}-grafana{{- end -}}
+{{- define "fedlearn.dashboards.name" -}}{{ include "fedlearn.fullname" . }}-dashboard{{- end -}}
+
+{{/* The alerts, with this release's namespace and the place of their runbooks. */}}
+{{- define "fedlearn.alerts" -}}
+{{- $runbooks := .Values.monitoring.rules.runbookUrl | default "docs/runbooks" | trimSuffix "/" -}}
+{{- .Files.Get "alerts/fedlearn.yaml" | replace "NAMESPACE" .Release.Namespace | replace "RUNBOOKS" $runbooks -}}
+{{- end -}}
+
+{{/* Who reads metrics --> role, as peers of an ingress rule; nothing where nobody may. */}}
+{{- define "fedlearn.scrapers" -}}
+{{- with .Values.monitoring.namespace }}
+# the monitoring namespace --> metrics
+- namespaceSelector:
+    matchLabels:
+      kubernetes.io/metadata.name: {{ . }}
+{{- end }}
+{{- if .Values.monitoring.demo.enabled }}
+# prometheus --> metrics
+- {{ include "fedlearn.peer" (list . "prometheus") | nindent 2 | trim }}
+{{- end }}
+{{- end -}}
+
+{{/* How a Prometheus operator's monitors name what they scrape: the dashboards and alerts go by `component`. */}}
+{{- define "fedlearn.relabelings" -}}
+relabelings:
+  - sourceLabels: [__meta_kubernetes_pod_label_app_kubernetes_io_component]
+    targetLabel: component
+  - sourceLabels: [__meta_kubernetes_pod_name]
+    targetLabel: pod
+{{- end -}}

@@ -1,0 +1,66 @@
+"""`fedlearn chaos`."""
+
+# ruff: noqa: PLC0415 - the launcher's parts are not in the services' images
+
+import random
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fedlearn.core.errors import Code, SetupError
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add `chaos`."""
+    app.command(rich_help_panel="On one machine")(chaos)
+
+
+def chaos(
+    kills: Annotated[int, typer.Option(min=1, help="How many SIGKILLs.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Of the updates, and of who is killed when.")] = 0,
+    devices: Annotated[int, typer.Option(min=3, max=64, help="Device processes; one less is a round's goal.")] = 5,
+    out: Annotated[Path | None, typer.Option(help="A new directory for state and logs. Default: below runs/.")] = None,
+) -> None:
+    """Kill server, aggregator, devices and storage while rounds run, and check every version against a replay."""
+    try:
+        from fedlearn.local.chaos import TASK, Arena, Kill, fire
+        from fedlearn.local.chaos_checks import faults, kill_table, orphans, recovery_table
+    except ModuleNotFoundError as error:
+        raise SetupError(
+            Code.SETTING_INVALID, f"'fedlearn chaos' needs {error.name}: install fedlearn[local,learning]."
+        ) from error
+    console = Console(soft_wrap=True)
+    directory = (out or Path("runs") / f"chaos-{datetime.now(UTC):%Y%m%d-%H%M%S}").absolute()
+    if directory.exists():
+        raise SetupError(Code.SETTING_INVALID, f"--out {directory} exists already: choose another directory.")
+
+    def say(kill: Kill) -> None:
+        console.print(f"round {kill.round}, {kill.phase}: {kill.name} killed, ready again after {kill.back_seconds:.2f} s")
+
+    with Arena(directory, devices, seed) as arena:
+        arena.submit(goal=devices - 1)
+        done = fire(arena, kills, random.Random(seed), say)  # noqa: S311 - a repeatable choice
+        arena.end()
+        wrong = faults(arena)
+        tables = [kill_table(arena, done), recovery_table(arena, done)]
+        rounds = arena.store.rounds(TASK)
+    wrong += [f"Process {pid} is left over." for pid in orphans(directory)]
+    for table in tables:
+        console.print(table)
+        console.print()
+    committed = sum(round_.reason is None for round_ in rounds)
+    console.print(f"{len(done)} kills; {committed} rounds committed, {len(rounds) - committed} abandoned with their reasons.")
+    if wrong:
+        console.print("\n".join(wrong))
+        console.print(f"State and logs: {directory}")
+        raise typer.Exit(1)
+    console.print(
+        "Each version is the mean of its devices' updates, each counted once (to 1e-6); versions count up without a gap; "
+        "the updates bucket is empty; no process is left."
+    )
+    for name in ("storage", "shards", "keys"):
+        shutil.rmtree(directory / name, ignore_errors=True)

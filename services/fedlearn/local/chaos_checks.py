@@ -1,0 +1,119 @@
+"""What must be true after any kills: computed by numpy alone, from who was in, and not by what made the rounds."""
+
+import hashlib
+import math
+import os
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from fedlearn.core.ids import DeviceId
+from fedlearn.core.rounds import Phase, Round
+from fedlearn.local.chaos import TASK, Arena, Kill
+
+_TOLERANCE = 1e-6
+
+
+def faults(arena: Arena) -> list[str]:
+    """Everything that is not as it must be, in sentences; an empty list is what is wanted."""
+    found = []
+    rounds, versions = arena.store.rounds(TASK), arena.store.versions(TASK)
+    committed = [round_ for round_ in rounds if round_.phase is Phase.COMMITTED]
+    numbers = [version.ref.version for version in versions]
+    if numbers != list(range(len(committed) + 1)):
+        found.append(f"{len(committed)} rounds are committed, and the versions are {numbers}.")
+    if [version.round for version in versions[1:]] != [round_.id.number for round_ in committed]:
+        found.append("The versions don't name the committed rounds in their order.")
+    found += [f"Round {round_.id.number} is still in {round_.phase}." for round_ in rounds if not round_.phase.ended]
+    found += [
+        f"Round {round_.id.number} was abandoned without a reason."
+        for round_ in rounds
+        if round_.phase is Phase.ABANDONED and round_.reason is None
+    ]
+    for before, round_ in enumerate(committed):
+        found += _of_round(arena, round_, before)
+    if left := arena.leftovers():
+        found.append(f"{len(left)} objects are left in the updates bucket, {left[0]} first.")
+    return found
+
+
+def _of_round(arena: Arena, round_: Round, base_version: int) -> Iterable[str]:
+    aggregate = round_.aggregate
+    assert aggregate is not None
+    name = f"Round {round_.id.number}"
+    if (round_.base.version, aggregate.model.version) != (base_version, base_version + 1):
+        yield f"{name} made version {aggregate.model.version} of {round_.base.version}, after version {base_version}."
+    examples = sum(arena.examples(device) for device in aggregate.contributors)
+    if aggregate.examples != examples:
+        yield f"{name} counted {aggregate.examples} examples; its {len(aggregate.contributors)} devices have {examples}."
+    expected = replay(arena, arena.model(round_.base.key), round_.id.number, sorted(aggregate.contributors))
+    error = float(np.abs(arena.model(aggregate.model.key) - expected).max())
+    if not error < _TOLERANCE:
+        yield f"{name} is off by {error:g} from the mean of its devices' updates."
+
+
+def replay(arena: Arena, base: np.ndarray, number: int, contributors: Sequence[DeviceId]) -> np.ndarray:
+    """The mean of these devices' updates, weighted by their examples, on `base`."""
+    total, weight = np.zeros(base.shape, np.float64), 0
+    for device in contributors:
+        text = f"{arena.seed}/{arena.shard(device)}/{number}"
+        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+        rng = np.random.Generator(np.random.SFC64(seed))
+        width = np.float32(math.sqrt(12) * 1e-3)
+        draws = [rng.random(spec.shape, dtype=np.float32).ravel() for spec in arena.plan.weights]
+        change = (np.concatenate(draws) - np.float32(0.5)) * width
+        total += arena.examples(device) * ((base + change) - base).astype(np.float64)
+        weight += arena.examples(device)
+    return base + total / weight
+
+
+def orphans(directory: Path) -> list[int]:
+    """Processes other than this one that know of the directory; none where there is no /proc."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            text = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
+        except OSError:  # it has ended, or is somebody else's
+            continue
+        if int(entry.name) != os.getpid() and str(directory).encode() + b"/" in text:
+            found.append(int(entry.name))
+    return found
+
+
+def outcome(round_: Round) -> str:
+    return "committed" if round_.reason is None else f"abandoned: {round_.reason}"
+
+
+def kill_table(arena: Arena, kills: Sequence[Kill]) -> Table:
+    """Who was killed in which phase, and what became of the round."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("killed", "in", "times", "the round"):
+        table.add_column(column, justify="right" if column == "times" else "left")
+    cells: dict[tuple[str, str], Counter[str]] = {}
+    for kill in kills:
+        phase = "between rounds" if kill.phase.ended else str(kill.phase)
+        what = "(had ended)" if kill.phase.ended else outcome(arena.round(kill.round))
+        cells.setdefault((kill.role, phase), Counter())[what] += 1
+    for (role, phase), outcomes in sorted(cells.items()):
+        words = ", ".join(f"{count} {what}" for what, count in outcomes.most_common())
+        table.add_row(role, phase, str(outcomes.total()), words)
+    return table
+
+
+def recovery_table(arena: Arena, kills: Sequence[Kill]) -> Table:
+    """How long each role was away, and how long the round went on after the kill: median and worst."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("role", "kills", "ready again, median", "worst", "round ended after, median", "worst"):
+        table.add_column(column, justify="left" if column == "role" else "right")
+    for role in sorted({kill.role for kill in kills}):
+        mine = [kill for kill in kills if kill.role == role]
+        back = [kill.back_seconds for kill in mine]
+        ended = [arena.round(kill.round).phase_since - kill.at for kill in mine if not kill.phase.ended]
+        row = [f"{value:.2f} s" for value in (statistics.median(back), max(back))]
+        row += [f"{value:.2f} s" for value in (statistics.median(ended), max(ended))] if ended else ["", ""]
+        table.add_row(role, str(len(mine)), *row)
+    return table

@@ -1,0 +1,112 @@
+"""The quick part of `make chaos`: real processes hurt at the moments that matter; every version is checked against a replay."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedlearn.core.ids import DeviceId, RoundId
+from fedlearn.core.learning import Examples
+from fedlearn.core.rounds import Phase, Round, Standing
+from fedlearn.learning.synthetic import SyntheticLearner
+from fedlearn.local.chaos import TASK, Arena
+from fedlearn.local.chaos_checks import faults, orphans, replay
+from fedlearn.protocol.tensors import flatten, unflatten
+
+WRONG_CLOCKS = """
+import datetime, os, time
+off = 3600 if int(os.environ.get("FEDLEARN_FIRST_SHARD", "0")) % 2 else -3600
+seconds, nanoseconds, true = time.time, time.time_ns, datetime.datetime
+time.time = lambda: seconds() + off
+time.time_ns = lambda: nanoseconds() + off * 10**9
+class Wrong(true):
+    @classmethod
+    def now(cls, tz=None):
+        return cls.fromtimestamp(time.time(), tz)
+datetime.datetime = Wrong
+"""
+
+
+def committed(arena: Arena, after: int) -> Round:
+    """Wait for a round after this one to commit."""
+
+    def found() -> Round | None:
+        ended = [r for r in arena.store.rounds(TASK) if r.phase is Phase.COMMITTED and r.id.number > after]
+        return ended[0] if ended else None
+
+    round_ = arena.wait(found, "a committed round")
+    assert round_ is not None
+    return round_
+
+
+@pytest.fixture(scope="module")
+def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
+    """One deployment for all, whose devices' clocks are an hour behind or ahead; what must be true at the end is asked then."""
+    clocks, directory = tmp_path_factory.mktemp("clocks"), tmp_path_factory.mktemp("chaos") / "arena"
+    (clocks / "sitecustomize.py").write_text(WRONG_CLOCKS)
+    path = os.pathsep.join([str(clocks), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with Arena(directory, 3, 3, {"PYTHONPATH": path}) as arena:
+        arena.submit(goal=2)
+        yield arena
+        arena.end()
+        assert faults(arena) == []
+    assert orphans(directory) == []
+
+
+def test_devices_whose_clocks_are_an_hour_wrong_take_part(arena: Arena) -> None:
+    assert committed(arena, after=0).count(Standing.REPORTED) >= 2
+    for index in range(3):
+        log = next((arena.directory / "logs").glob(f"device-{index}-*.log"))
+        stamp = datetime.fromisoformat(json.loads(log.read_text().splitlines()[0])["time"]).timestamp()
+        assert 3000 < abs(stamp - log.stat().st_mtime) < 4200, "the clock is wrong indeed"
+
+
+def test_whoever_is_killed_the_rounds_go_on(arena: Arena) -> None:
+    for name, phase, after in (
+        ("server", Phase.REPORTING, 0.2),
+        ("aggregator", Phase.REPORTING, 0.3),
+        ("server", Phase.CONFIGURATION, 0.0),
+        ("aggregator", Phase.AGGREGATION, 0.0),
+        ("device-0", Phase.REPORTING, 0.2),
+        ("storage", Phase.REPORTING, 0.2),
+    ):
+        arena.strike(name, phase, after_seconds=after)
+    committed(arena, after=arena.current().id.number)
+
+
+def test_whoever_is_asked_to_stop_hands_over_and_a_device_says_so_at_once(arena: Arena) -> None:
+    for name in ("server", "aggregator"):
+        kill = arena.strike(name, Phase.REPORTING, gently=True)
+        ended = arena.wait(lambda number=kill.round: arena.round(number).phase.ended and arena.round(number), "the round")
+        assert kill.phase is not Phase.REPORTING or ended.phase is Phase.COMMITTED, f"{name} has lost a round by stopping"
+
+    def said_so() -> bool:
+        kill = arena.strike("device-1", Phase.REPORTING, after_seconds=0.1, gently=True)
+        stopped = arena.round(kill.round).participants.get(DeviceId("device-1/0"))
+        return stopped is not None and stopped.code == "device_stopping"
+
+    assert any(said_so() for _ in range(3)), "it was at work in none of three rounds, or has not said so"
+    committed(arena, after=arena.current().id.number)
+
+
+def test_the_replay_is_of_what_devices_send_and_tells_who_was_in(tmp_path: Path) -> None:
+    arena = Arena(tmp_path / "unused", devices=3, seed=5)
+    base = np.random.default_rng(0).normal(size=arena.plan.parameters).astype(np.float32)
+    a, b = DeviceId("device-0/0"), DeviceId("device-2/0")
+    expected = np.zeros(base.shape)
+    for device, seed in ((a, 0), (b, 2)):
+        weights = unflatten(base, arena.plan)
+        trained = SyntheticLearner(arena.plan).train(weights, Examples(np.zeros(3), np.zeros(3)), seed_of(5, seed, 9))
+        expected += arena.examples(device) * (flatten(trained) - base)
+    mean = base + expected / (arena.examples(a) + arena.examples(b))
+    assert np.abs(replay(arena, base, RoundId(TASK, 9).number, [a, b]) - mean).max() < 1e-6
+    assert np.abs(replay(arena, base, 9, [a]) - mean).max() > 1e-4
+
+
+def seed_of(seed: int, name: int, number: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}/{number}".encode()).digest()[:4], "big")
