@@ -255,12 +255,14 @@ class Rounds:
     # --- opening and recovery
 
     async def _open_new(self, round_id: RoundId, opening: RoundOpening, plan: Plan) -> None:
+        served = await self._in_thread(self._publisher.serve, opening.base, plan)
         key = await self._in_thread(SealingKey.generate, round_id)
         descriptor = Descriptor(
             task=round_id.task,
             round=round_id.number,
             plan=opening.plan,
             base=opening.base,
+            served=served,
             kid=key.kid,
             wrapped_key=base64.b64encode(key.wrap(self._identity)).decode(),
         )

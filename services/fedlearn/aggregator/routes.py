@@ -40,7 +40,14 @@ def server_routes(rounds: Rounds, gate: Gate, settings: AggregatorSettings) -> A
     @router.put(
         "/rounds/{task}/{number}",
         summary="Open a round.",
-        responses=problems(*refusals, Code.PLAN_INVALID, Code.COHORT_TOO_SMALL, Code.ROUND_CONFLICT, Code.AGGREGATOR_KEY_LOST),
+        responses=problems(
+            *refusals,
+            Code.PLAN_INVALID,
+            Code.COHORT_TOO_SMALL,
+            Code.MODEL_MISMATCH,
+            Code.ROUND_CONFLICT,
+            Code.AGGREGATOR_KEY_LOST,
+        ),
     )
     async def open_round(task: TaskName, number: RoundNumber, opening: RoundOpening) -> RoundOpen:
         return _shown(await rounds.open(RoundId(TaskId(task), number), opening))
@@ -80,7 +87,7 @@ def device_routes(rounds: Rounds, gate: Gate, tickets: TicketVerifier, settings:
         granted = await run_in_threadpool(tickets.verify, ticket, device=device, task=task, round=number, now=time.time())
         round_ = rounds.admit(RoundId(TaskId(task), number))
         folding = round_.folding
-        if (granted.plan_digest, granted.base_sha256) != (folding.plan.digest, folding.descriptor.base.sha256):
+        if (granted.plan_digest, granted.base_sha256) != (folding.plan.digest, folding.descriptor.start.sha256):
             raise Refusal(Code.TICKET_FOREIGN, "The ticket is for another plan or base model than the round's.")
         return round_, device
 
@@ -114,4 +121,5 @@ def device_routes(rounds: Rounds, gate: Gate, tickets: TicketVerifier, settings:
 
 
 def _shown(round_: OpenRound) -> RoundOpen:
-    return RoundOpen(task=round_.id.task, round=round_.id.number, kid=round_.folding.key.kid, state=round_.state)
+    served = round_.folding.descriptor.served
+    return RoundOpen(task=round_.id.task, round=round_.id.number, kid=round_.folding.key.kid, state=round_.state, served=served)

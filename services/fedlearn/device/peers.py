@@ -16,6 +16,8 @@ from fedlearn.protocol.messages import (
     Upload,
     UploadDone,
     UploadRequest,
+    VersionList,
+    VersionView,
 )
 from fedlearn.protocol.plans import Plan, read_plan
 from fedlearn.protocol.sealing import SignedSealingKey
@@ -48,6 +50,10 @@ class ServerClient:
     async def round(self, round_id: RoundId) -> RoundView:
         """What the server shows of a round to anybody."""
         return await self._client.call("GET", f"/v1/tasks/{round_id.task}/rounds/{round_id.number}", RoundView)
+
+    async def versions(self, task: TaskId) -> list[VersionView]:
+        """All versions of a task's model, as the server shows them to anybody."""
+        return (await self._client.call("GET", f"/v1/tasks/{task}/models", VersionList)).root
 
     async def plan(self, digest: str) -> Plan:
         """The plan of this digest; a plan that is not allowed here raises `plan_invalid`, whatever the server thinks of it."""

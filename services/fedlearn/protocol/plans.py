@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     Field,
@@ -49,6 +49,7 @@ INERT_CLASSES = frozenset(
 """What a layer's configuration may hold beside layers: dtypes, initializers, regularizers and constraints."""
 
 
+ModelEncoding = Literal["float32", "float16"]
 Codec = Literal["float32", "float16", "int8", "top_k"]
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -192,6 +193,25 @@ def name_codec(codec: str, keep_fraction: float | None = None) -> UpdateFormat:
         raise Refusal(Code.PLAN_INVALID, f"The codec is not valid: {faults_of(error)}.") from error
 
 
+def read_model_encoding(name: str) -> ModelEncoding:
+    """Raises:
+    Refusal: `plan_invalid` for a name that is no encoding of models.
+    """
+    for known in get_args(ModelEncoding):
+        if known == name:
+            return known  # type: ignore[no-any-return]
+    raise Refusal(Code.PLAN_INVALID, f"There is no model encoding {name!r}: use {' or '.join(get_args(ModelEncoding))}.")
+
+
+def check_combination(update: UpdateFormat, aggregation: Aggregation) -> None:
+    """Raises:
+    Refusal: `plan_invalid` for `top_k` with a robust rule. Most coordinates are 0 in most of its updates, so that a median is;
+        and what a rule leaves out or cuts is lost, since the device takes it for delivered.
+    """
+    if update.encoding == "top_k" and aggregation.rule is not None:
+        raise Refusal(Code.PLAN_INVALID, f"top_k goes with the weighted mean only, not with the rule {aggregation.rule.name}.")
+
+
 class Plan(_Grown):
     """Everything about a task that its devices and its aggregator must agree on.
 
@@ -199,10 +219,11 @@ class Plan(_Grown):
         architecture: the model as Keras' own configuration (`keras.saving.serialize_keras_object`).
         loss: by Keras' name; `loss_options` are what its class takes, such as `from_logits`.
         weights: shape and dtype of each weight, in order, taken from the model that the architecture gives.
+        model_encoding: how the global model travels to devices; it is kept, and added to, as float32.
         max_examples: the most examples that one update may claim.
     """
 
-    _later: ClassVar = ("loss_options",)
+    _later: ClassVar = ("loss_options", "model_encoding")
 
     plan_version: Literal[1] = 1
     dataset: Annotated[str, Field(min_length=1, max_length=200)]
@@ -213,6 +234,7 @@ class Plan(_Grown):
     training: LocalTraining = LocalTraining()
     evaluation_batch_size: Annotated[int, Field(ge=1, le=65536)] = 1000
     update: UpdateFormat = UpdateFormat()
+    model_encoding: ModelEncoding = "float32"
     aggregation: Aggregation = FedAvgPlan()
     max_examples: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
     weights: Annotated[tuple[TensorSpec, ...], Field(min_length=1, max_length=10_000)]
@@ -222,9 +244,10 @@ class Plan(_Grown):
         foreign = sorted(set(foreign_classes(self.architecture)))
         if foreign:
             raise ValueError(f"the architecture uses {', '.join(foreign)}, which is not on the list of allowed layers")
-        if self.update.encoding == "top_k" and self.aggregation.rule is not None:
-            # most coordinates are 0 in most updates; and a rule drops what the device takes for delivered
-            raise ValueError(f"top_k goes with the weighted mean only, not with the rule {self.aggregation.rule.name}")
+        try:
+            check_combination(self.update, self.aggregation)
+        except Refusal as refusal:
+            raise ValueError(refusal.detail.removesuffix(".")) from refusal
         if self.parameters > MAX_PARAMETERS:
             raise ValueError(f"the model has {self.parameters} parameters, more than {MAX_PARAMETERS}")
         return self

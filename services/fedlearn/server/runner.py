@@ -17,7 +17,7 @@ from fedlearn.core.ids import DeviceId, RoundId
 from fedlearn.core.ports import ALIVE_STATES, Task
 from fedlearn.core.rounds import OUTSTANDING, Effect, Event, Phase, Round
 from fedlearn.core.selection import choose
-from fedlearn.protocol.messages import Assignment
+from fedlearn.protocol.messages import Assignment, Model
 from fedlearn.protocol.plans import Plan
 from fedlearn.server.assignments import Assigner
 from fedlearn.server.cohort import Cohort
@@ -386,9 +386,12 @@ class TaskRunner:
     async def _open(self, round_: Round) -> None:
         around = self._around
         try:
-            await persist(lambda: around.aggregator.open_round(round_, self._plan))
+            opened = await persist(lambda: around.aggregator.open_round(round_, self._plan))
+            start = opened.served or Model.of(round_.base)
             grace, steps = around.ticket_grace_seconds, around.speeds.steps(round_.participants, self._plan)
-            self._assigner = Assigner(self._task, round_, around.models, around.signer, grace_seconds=grace, steps=steps)
+            self._assigner = Assigner(
+                self._task, round_, around.models, around.signer, start=start, grace_seconds=grace, steps=steps
+            )
             await self.tell(round_.id, rounds.RoundOpened())
         except Refusal as refusal:
             await self._fail(round_.id, refusal)
