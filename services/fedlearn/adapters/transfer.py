@@ -70,6 +70,20 @@ class SignedTransfer:
                 raise self._refusal(response)
         metrics.TRANSFERRED_BYTES.labels(Direction.UP).inc(len(body))
 
+    def store_part(self, grant: UploadGrant, body: bytes) -> str:
+        """PUT a part of an object; returns the tag by which the storage knows it.
+
+        Raises:
+            Refusal, Outage: as `store`.
+        """
+        with _observed(Direction.UP):
+            response = self._request("PUT", grant.url, body=body, headers=dict(grant.headers))
+            tag = response.headers.get("ETag")
+            if response.status != 200 or tag is None:
+                raise self._refusal(response)
+        metrics.TRANSFERRED_BYTES.labels(Direction.UP).inc(len(body))
+        return tag
+
     def _request(
         self, method: str, url: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> urllib3.BaseHTTPResponse:

@@ -20,9 +20,10 @@ from fedlearn.device.outbox import Outbox, Parcel
 from fedlearn.device.peers import AggregatorClient
 from fedlearn.device.residuals import Residuals
 from fedlearn.device.sessions import Session
+from fedlearn.device.uploads import Upload
 from fedlearn.device.workshop import Tools, Workshop
 from fedlearn.protocol.eligibility import DeviceConditions
-from fedlearn.protocol.messages import Assignment, CheckIn, ComeBack, DropOut, RoundName, Speed, UploadDone, UploadRequest
+from fedlearn.protocol.messages import Assignment, CheckIn, ComeBack, DropOut, RoundName, Speed, UploadDone
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.tensors import difference
 from fedlearn.telemetry.logs import about, log
@@ -231,13 +232,11 @@ class Agent:
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
     async def _upload(self, round_id: RoundId, ticket: str, parcel: Parcel) -> None:
-        body, sha256 = parcel
+        slot, transfer = self._home.slot, self._workshop.transfer
         self._session.note("+")
-        request = UploadRequest(slot=self._home.slot, size_bytes=len(body), sha256=sha256)
-        grant = await persist(lambda: self._aggregator.place(round_id, request, ticket))
-        await asyncio.to_thread(self._workshop.transfer.store, grant, body)
+        await Upload(self._aggregator, transfer, round_id=round_id, slot=slot, ticket=ticket, parcel=parcel).bring()
         self._delivered = True
-        await persist(lambda: self._aggregator.done(round_id, UploadDone(slot=self._home.slot, sha256=sha256), ticket))
+        await persist(lambda: self._aggregator.done(round_id, UploadDone(slot=slot, sha256=parcel.sha256), ticket))
         self._session.note("^")
         self._uploaded = RoundName(task=round_id.task, round=round_id.number)
-        _log.info("uploaded", bytes=len(body))
+        _log.info("uploaded", bytes=len(parcel.body))
