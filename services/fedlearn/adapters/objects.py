@@ -11,7 +11,9 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import boto3
@@ -29,7 +31,7 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as NotConnected
 
 from fedlearn.config import StorageSettings
-from fedlearn.core.errors import Code, Outage, Refusal
+from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
 from fedlearn.core.ports import Part, StoredObject, UploadGrant
 from fedlearn.telemetry.metrics import storage as metrics
 from fedlearn.telemetry.metrics.storage import Fault, Operation
@@ -49,6 +51,7 @@ Result = TypeVar("Result")
 _CONNECT_SECONDS, _READ_SECONDS = 5, 30
 _CONNECTIONS = 32
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 2.0
+_SINGLE_BYTES, _PART_BYTES = 64 << 20, 16 << 20
 _KEYS_PER_DELETE = 1000  # S3's own limit
 _OUTAGES = (HTTPClientError, NotConnected, IncompleteReadError, CredentialRetrievalError, MetadataRetrievalError)
 _BUSY = frozenset({"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "ConditionalRequestConflict"})
@@ -104,6 +107,9 @@ class S3ObjectStore:
         return body
 
     def put(self, key: str, body: bytes | memoryview) -> None:
+        if len(body) > _SINGLE_BYTES:
+            self._put_in_parts(key, memoryview(body))
+            return
         whole = bytes(body)  # copies a memoryview, which boto3 does not take; a file would cost more, in pieces of 16 KiB
         self._call(Operation.PUT, key, lambda: self._client.put_object(Bucket=self._bucket, Key=key, Body=whole))
         metrics.WRITTEN_BYTES.inc(len(whole))
@@ -161,6 +167,24 @@ class S3ObjectStore:
         bound = {"ContentLength": size_bytes, "ChecksumSHA256": checksum, "IfNoneMatch": "*"}
         url = self._sign("put_object", key, bound, seconds)
         return UploadGrant(url, {"Content-Length": str(size_bytes), "x-amz-checksum-sha256": checksum, "If-None-Match": "*"})
+
+    def _put_in_parts(self, key: str, body: memoryview) -> None:
+        """As one piece it would have to be sent anew, all of it, whenever the storage pauses for longer than a timeout."""
+        upload_id = self.begin_parts(key)
+        try:
+            parts: list[CompletedPartTypeDef] = []
+            for start in range(0, len(body), _PART_BYTES):
+                part, number = bytes(body[start : start + _PART_BYTES]), len(parts) + 1
+                sha256 = base64.b64encode(hashlib.sha256(part).digest()).decode()
+                send = partial(self._client.upload_part, Bucket=self._bucket, Key=key, UploadId=upload_id, PartNumber=number)
+                sent = self._call(Operation.PARTS, key, partial(send, Body=part, ChecksumSHA256=sha256))
+                parts.append({"PartNumber": number, "ETag": sent["ETag"], "ChecksumSHA256": sha256})
+            whole = partial(self._client.complete_multipart_upload, Bucket=self._bucket, Key=key, UploadId=upload_id)
+            self._call(Operation.PARTS, key, partial(whole, MultipartUpload={"Parts": parts}))
+        except BaseException:
+            with suppress(FedlearnError):
+                self._abort(key, upload_id)
+            raise
 
     def begin_parts(self, key: str) -> str:
         def begin() -> str:

@@ -22,6 +22,9 @@ _RETRIES = urllib3.Retry(
     raise_on_status=False,
 )
 _TIMEOUT = urllib3.Timeout(connect=10, read=120)
+_SEND_TIMEOUT = urllib3.Timeout(
+    connect=60, read=300
+)  # the first also bounds how long a storage may pause while it takes a body
 
 
 @contextmanager
@@ -88,7 +91,8 @@ class SignedTransfer:
         self, method: str, url: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> urllib3.BaseHTTPResponse:
         try:
-            response = self._pool.request(method, url, body=body, headers=headers)
+            timeout = _TIMEOUT if body is None else _SEND_TIMEOUT
+            response = self._pool.request(method, url, body=body, headers=headers, timeout=timeout)
         except urllib3.exceptions.HTTPError as error:
             # never the URL: whoever reads it in a log, or in the word of a drop-out, could use it
             reason = getattr(error, "reason", None) or type(error).__name__
