@@ -22,9 +22,8 @@ _RETRIES = urllib3.Retry(
     raise_on_status=False,
 )
 _TIMEOUT = urllib3.Timeout(connect=10, read=120)
-_SEND_TIMEOUT = urllib3.Timeout(
-    connect=60, read=300
-)  # the first also bounds how long a storage may pause while it takes a body
+# the first also bounds how long a storage may pause while it takes a body: of a large one all would have to be sent again
+_LARGE_BYTES, _LARGE_TIMEOUT = 32 << 20, urllib3.Timeout(connect=60, read=300)
 
 
 @contextmanager
@@ -91,7 +90,7 @@ class SignedTransfer:
         self, method: str, url: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> urllib3.BaseHTTPResponse:
         try:
-            timeout = _TIMEOUT if body is None else _SEND_TIMEOUT
+            timeout = _LARGE_TIMEOUT if len(body or b"") > _LARGE_BYTES else _TIMEOUT
             response = self._pool.request(method, url, body=body, headers=headers, timeout=timeout)
         except urllib3.exceptions.HTTPError as error:
             # never the URL: whoever reads it in a log, or in the word of a drop-out, could use it

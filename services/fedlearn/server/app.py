@@ -9,6 +9,7 @@ import numpy as np
 from fastapi import FastAPI
 
 from fedlearn.adapters.database import DatabaseRoundStore
+from fedlearn.adapters.garbage import seldom_full_collections
 from fedlearn.adapters.gate import make_gate
 from fedlearn.adapters.http import ServiceClient, TokenFile
 from fedlearn.adapters.objects import object_store
@@ -75,7 +76,7 @@ def build_app(settings: ServerSettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with client:
+        async with client, seldom_full_collections():
             cluster.start(fleet_changed)
             await coordinator.start()
             yield

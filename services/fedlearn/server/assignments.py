@@ -32,7 +32,8 @@ class Assigner:
     ) -> None:
         self._task, self._round, self._signer, self._grace, self._steps = task, round_, signer, grace_seconds, steps
         seconds = int(round_.policy.reporting_timeout_seconds + grace_seconds)
-        self._start, self._model_url = start, models.sign_get(start.key, seconds=seconds)
+        self._start, self._demands = start, DeviceDemands.of(round_.policy.demands)
+        self._model_url = models.sign_get(start.key, seconds=seconds)
 
     def assign(self, device: DeviceId, seconds_left: float, now: float) -> Assignment:
         ticket = Ticket(
@@ -49,7 +50,7 @@ class Assigner:
             plan_digest=self._task.plan_digest,
             model=self._start,
             model_url=self._model_url,
-            demands=DeviceDemands.of(self._round.policy.demands),
+            demands=self._demands,
             seconds_left=seconds_left,
             local_steps=self._steps.get(device),
             ticket=self._signer.sign(ticket, seconds_left + self._grace, now),
