@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import RoundId, TaskId
 from fedlearn.core.sparsity import split
-from fedlearn.protocol.codecs import BLOCK, Int8, TopK, _pack
+from fedlearn.protocol.codecs import BLOCK, Int8, TopK, _pack, padded
 from fedlearn.protocol.sealing import SealingKey
 from fedlearn.protocol.windows import Layout, Opening, open_vector, read_header, seal_vector
 
@@ -38,6 +38,14 @@ def refused(code: Code, call: Callable[[], object]) -> None:
     with pytest.raises(Refusal) as refusal:
         call()
     assert refusal.value.code is code
+
+
+def framed(frame: bytes) -> bytes:
+    return len(frame).to_bytes(4, "little") + frame
+
+
+def frame_of(packed: bytes) -> bytes:
+    return packed[4 : 4 + int.from_bytes(packed[:4], "little")]
 
 
 class TestInt8:
@@ -137,25 +145,26 @@ class TestFrames:
         "frame",
         [
             pytest.param(b"", id="nothing"),
-            pytest.param(b"no frame", id="no frame"),
-            pytest.param(zstandard.ZstdCompressor().compress(bytes(600))[:-3], id="cut off"),
-            pytest.param(b"\x50\x2a\x4d\x18\x04\0\0\0abcd", id="a frame to be skipped"),
+            pytest.param(b"\0\0\0", id="no length"),
+            pytest.param(b"\x09\0\0\0no frame", id="shorter than it says"),
+            pytest.param(framed(b"no frame"), id="no frame"),
+            pytest.param(framed(zstandard.ZstdCompressor().compress(bytes(600))[:-3]), id="cut off"),
+            pytest.param(framed(b"\x50\x2a\x4d\x18\x04\0\0\0abcd"), id="a frame to be skipped"),
         ],
     )
     def test_what_does_not_unpack_is_refused(self, codec: Int8 | TopK, frame: bytes) -> None:
         refused(Code.UPDATE_MALFORMED, lambda: codec.decode(frame, self.OUT))
 
     def test_bytes_after_the_frame_are_refused(self, codec: Int8 | TopK) -> None:
-        refused(
-            Code.UPDATE_MALFORMED, lambda: codec.decode(codec.encode(split(normal(1000), 9), rng()) + b"x", self.OUT.copy())
-        )
+        frame = frame_of(codec.encode(split(normal(1000), 9), rng()))
+        refused(Code.UPDATE_MALFORMED, lambda: codec.decode(framed(frame + b"x"), self.OUT.copy()))
 
     @pytest.mark.parametrize("named", [True, False], ids=["that says so", "that does not"])
     def test_a_bomb_is_refused_before_it_is_unpacked(self, codec: Int8 | TopK, named: bool) -> None:
         bomb = zstandard.ZstdCompressor(write_content_size=named).compress(bytes(100_000_000))
         assert len(bomb) < 10_000
         tracemalloc.start()
-        refused(Code.UPDATE_TOO_LARGE, lambda: codec.decode(bomb, self.OUT))
+        refused(Code.UPDATE_TOO_LARGE, lambda: codec.decode(framed(bomb), self.OUT))
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
         tracemalloc.stop()
 
@@ -164,7 +173,7 @@ class TestFrames:
         small = zstandard.ZstdCompressor().compress(bytes(1004 if isinstance(codec, Int8) else 600))
         bomb = zstandard.ZstdCompressor().compress(bytes(100_000_000))
         header = zstandard.frame_header_size
-        forged = small[: header(small)] + bomb[header(bomb) :]
+        forged = framed(small[: header(small)] + bomb[header(bomb) :])
         refused(Code.UPDATE_MALFORMED, lambda: codec.decode(forged, self.OUT))
 
     def test_several_threads_pack_and_unpack_at_once(self, codec: Int8 | TopK) -> None:
@@ -177,6 +186,19 @@ class TestFrames:
             thread.join(20)
         for seed in range(4):
             np.testing.assert_allclose(back[seed], sent[seed], atol=0.001)
+
+
+class TestPadding:
+    @given(st.integers(0, 1 << 40))
+    def test_little_is_added(self, length: int) -> None:
+        assert length <= padded(length) <= 1.12 * length
+        assert padded(padded(length)) == padded(length)
+
+    def test_of_a_million_lengths_a_few_hundred_are_left(self) -> None:
+        assert len({padded(length) for length in range(1_000_000)}) < 600
+
+    def test_updates_that_compress_nearly_alike_are_equally_long(self) -> None:
+        assert len({len(Int8().encode(normal(262_144, seed), rng(seed))) for seed in range(5)}) == 1
 
 
 class TestSealed:
