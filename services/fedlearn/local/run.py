@@ -17,7 +17,7 @@ from fedlearn.reporting.following import Follower
 from fedlearn.reporting.history import RoundFigures, Summary
 from fedlearn.reporting.progress import Progress, table
 
-_STATE = ("storage", "shards", "keys", "server.db", "server.db-wal", "server.db-shm")
+_STATE = ("storage", "shards", "state", "keys", "server.db", "server.db-wal", "server.db-shm")
 MARK = "up.json"
 """The addresses of everything that `fedlearn up` has started; a later one may go on where it lies."""
 _SUBMITTED = (
