@@ -198,6 +198,11 @@ class DeviceSettings(_Service):
     learner: Literal["keras", "synthetic"] = Field("keras", description="synthetic: random deltas, for load and chaos.")
     synthetic_seconds: float = Field(0.0, ge=0, le=3600, description="How long the synthetic learner lets a training last.")
     seed: int = Field(0, ge=0, lt=2**32, description="Makes local training repeatable.")
+    state: Path | None = Field(
+        None,
+        description="A directory of its own for what it needs in later rounds, such as what `top_k` has not sent yet; none: "
+        "until the process ends.",
+    )
     manual: bool = Field(
         False, description="Train at `/modeltrain` and so on, for the walk-through: anybody may call it. Without `count`."
     )

@@ -201,7 +201,16 @@ class TestDeviceData:
 
     def test_no_device_writes_to_its_own(self, every: Rendered) -> None:
         mounts = every.pods["device"].main["volumeMounts"]
-        assert [m.get("readOnly") for m in mounts if m["name"] == "data"] == [True]
+        assert [m.get("readOnly") for m in mounts if m["mountPath"] == "/data"] == [True]
+
+    def test_what_a_device_needs_in_later_rounds_lies_on_its_own_volume_beside_them(self, every: Rendered) -> None:
+        pod = every.pods["device"]
+        (mount,) = [m for m in pod.main["volumeMounts"] if m["mountPath"] == every.environment("device")["FEDLEARN_STATE"]]
+        if "volumeClaimTemplates" in pod.owner["spec"]:
+            assert mount == {"name": "data", "mountPath": "/state", "subPath": "state"}
+        else:
+            assert mount == {"name": "state", "mountPath": "/state"}
+            assert {"name": "state", "emptyDir": {}} in pod.spec["volumes"]
 
 
 class TestSettings:

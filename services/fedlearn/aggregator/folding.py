@@ -167,7 +167,7 @@ class Folding:
             round=self.descriptor.round,
             device=device,
             plan_digest=self.plan.digest,
-            base_sha256=self.descriptor.base.sha256,
+            base_sha256=self.descriptor.start.sha256,
         )
 
     def _open(self, device: DeviceId, sha256: str, buffer: Vector) -> Update:

@@ -27,13 +27,13 @@ from fedlearn.aggregator.layout import (
     model_key,
     read_round,
     read_update,
-    update_key,
     updates_prefix,
 )
 from fedlearn.aggregator.pace import AtOnce, Pace
 from fedlearn.aggregator.peers import ServerClient
 from fedlearn.aggregator.publishing import Publisher
 from fedlearn.aggregator.sweeping import Sweeper
+from fedlearn.aggregator.uploads import UploadDesk
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.ports import ObjectStore, StoredObject, UploadGrant
@@ -96,6 +96,7 @@ class Rounds:
     ) -> None:
         self._models, self._updates, self._identity, self._server = models, updates, identity, server
         self._min_cohort, self._upload_seconds = min_cohort, upload_seconds
+        self.desk = UploadDesk(updates, upload_seconds)
         self._publisher, self._pace = Publisher(models), pace or AtOnce()
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="fold")
         self._rounds: dict[RoundId, OpenRound] = {}
@@ -230,22 +231,6 @@ class Rounds:
         """The round's sealing key with this aggregator's word for it; raises as `find`."""
         return self.find(round_id).folding.key.sign(self._identity)
 
-    def grant(self, round_: OpenRound, device: DeviceId, size_bytes: int, sha256: str) -> UploadGrant:
-        """A signed URL for exactly these bytes.
-
-        Raises:
-            Refusal: `update_too_large`, or `update_repeated` when another update of the device is counted.
-        """
-        if size_bytes > round_.folding.max_update_bytes:
-            metrics.UPDATES.labels(Code.UPDATE_TOO_LARGE).inc()
-            raise Refusal(Code.UPDATE_TOO_LARGE, f"An update of this plan has at most {round_.folding.max_update_bytes} bytes.")
-        counted = round_.folding.folded_digest(device)
-        if counted not in (None, sha256):
-            metrics.UPDATES.labels(Code.UPDATE_REPEATED).inc()
-            raise Refusal(Code.UPDATE_REPEATED, f"An update of {device} is counted already.")
-        key = update_key(round_.id, device, sha256)
-        return self._updates.sign_put(key, size_bytes=size_bytes, sha256=sha256, seconds=self._upload_seconds)
-
     def uploaded(self, round_: OpenRound, device: DeviceId, sha256: str) -> None:
         """Take the hint that an update lies in storage."""
         spawn(self._fold(round_, device, sha256), round_.folds)
@@ -263,12 +248,14 @@ class Rounds:
     # --- opening and recovery
 
     async def _open_new(self, round_id: RoundId, opening: RoundOpening, plan: Plan) -> None:
+        served = await self._in_thread(self._publisher.serve, opening.base, plan)
         key = await self._in_thread(SealingKey.generate, round_id)
         descriptor = Descriptor(
             task=round_id.task,
             round=round_id.number,
             plan=opening.plan,
             base=opening.base,
+            served=served,
             kid=key.kid,
             wrapped_key=base64.b64encode(key.wrap(self._identity)).decode(),
         )
