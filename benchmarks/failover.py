@@ -35,6 +35,7 @@ from fedlearn.local.chaos_checks import faults, orphans, outcome
 from fedlearn.local.deployment import Environment, free_port
 from fedlearn.local.storage import LocalStorage
 from fedlearn.protocol.messages import Assignment, Policy
+from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.tensors import encode_model, unflatten
 from support.balancer import Balancer
 from support.leases import LeaseApi
@@ -111,7 +112,7 @@ class Servers(Arena):
 
     def submit_idle(self, name: str) -> Round:
         """A task that no device takes part in; its first round, which has yet to be abandoned."""
-        plan = self.plan.model_copy(update={"dataset": name})
+        plan = Plan.model_validate({**self.plan.model_dump(mode="json"), "dataset": name})
         vector = np.zeros(plan.parameters, np.float32)
         policy = Policy(goal=2, min_fraction=1.0, selection_timeout_seconds=12)
         with self._client() as client:
