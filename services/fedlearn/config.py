@@ -93,11 +93,30 @@ class ReplicaSettings(_Group):
     lease_seconds: int = Field(8, ge=3, le=60, description="A leader that is silent for so long is replaced.")
 
 
+class LimitSettings(_Group):
+    """What callers may ask of a service. Health, readiness and metrics are always answered."""
+
+    body_bytes: int = Field(8 * 1024 * 1024, ge=65536, le=1 << 30, description="The longest body; longer: `body_too_large`.")
+    open_requests: int = Field(
+        20_000, ge=16, le=1_000_000, description="Requests at once, held check-ins among them; one more: `busy`."
+    )
+    requests_per_second: float = Field(
+        200.0, ge=1, le=100_000, description="Of a pod, or of an address on routes open to all; more: `too_many_requests`."
+    )
+    failures_per_second: float = Field(
+        10.0, ge=1, le=100_000, description="Wrong tokens from one address; more: `too_many_requests`, right ones too."
+    )
+    arrival_seconds: float = Field(
+        60.0, ge=1, le=600, description="Until a request must have come whole; its connection is closed then."
+    )
+
+
 class _Service(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="FEDLEARN_", env_nested_delimiter="__", extra="ignore", frozen=True)
 
     host: str = Field("127.0.0.1", description="The address to listen on.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The least level that is logged.")
+    limits: LimitSettings = LimitSettings()
 
 
 class ServerSettings(_Service):

@@ -16,6 +16,8 @@ class Code(StrEnum):
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     BODY_TOO_LARGE = "body_too_large"
+    TOO_MANY_REQUESTS = "too_many_requests"
+    BUSY = "busy"
     INTERNAL = "internal"
     # identity
     UNAUTHENTICATED = "unauthenticated"

@@ -19,6 +19,8 @@ CATALOGUE: dict[Code, Entry] = {
     Code.NOT_FOUND: Entry(404, "There is no such thing here: check the address."),
     Code.METHOD_NOT_ALLOWED: Entry(405, "This address does not take that method: see /docs."),
     Code.BODY_TOO_LARGE: Entry(413, "The body is larger than this route takes."),
+    Code.TOO_MANY_REQUESTS: Entry(429, "This caller asks too often: wait a moment."),
+    Code.BUSY: Entry(503, "The service has as many requests open as it may: try again in a moment."),
     Code.INTERNAL: Entry(500, "The service failed in a way it did not foresee: its log says more."),
     Code.UNAUTHENTICATED: Entry(401, "Send a valid token of this audience as 'Authorization: Bearer'."),
     Code.FORBIDDEN: Entry(403, "This identity may not do that."),
@@ -110,6 +112,6 @@ def problem_of(error: FedlearnError) -> Problem:
 
 
 def error_of(problem: Problem) -> FedlearnError:
-    """The error that an answer stands for, at the caller's side: statuses from 500 on are outages, others refusals."""
-    kind = Outage if problem.status >= 500 else Refusal
+    """The error that an answer stands for, at the caller's side: 429 and statuses from 500 on are outages, others refusals."""
+    kind = Outage if problem.status >= 500 or problem.status == CATALOGUE[Code.TOO_MANY_REQUESTS].status else Refusal
     return kind(problem.code, problem.detail)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import numpy as np
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from fedlearn.adapters.database import AdvisoryLock, DatabaseRoundStore
 from fedlearn.adapters.garbage import seldom_full_collections
@@ -107,22 +107,24 @@ def build_app(settings: ServerSettings, address: str = "") -> FastAPI:
         ready=ready,
         unready=Code.DATABASE_UNAVAILABLE,
         on_stop=let_go,
+        limits=settings.limits,
         on_scrape=lambda: show_fleet(coordinator, roster, cluster),
     )
     if replica is not None:
         app.state.forwarder = replica.forwarder
         app.add_exception_handler(Answered, give_back)
-    gate = make_gate(settings.identity, AUDIENCE)
+    gate = make_gate(settings.identity, AUDIENCE, settings.limits)
     app.include_router(device_routes(coordinator, roster, gate, settings))
     held = Held(coordinator) if settings.manual else None
     app.include_router(aggregator_routes(coordinator, gate, settings, held))
     app.include_router(evaluator_routes(coordinator, gate, settings))
-    app.include_router(fleet_routes(coordinator, roster, cluster))
+    by_address = [Depends(gate.rates.by_address)]
+    app.include_router(fleet_routes(coordinator, roster, cluster), dependencies=by_address)
     token = TokenFile(settings.operator_token_file)
-    app.include_router(operator_routes(coordinator, token))
+    app.include_router(operator_routes(coordinator, token, gate.rates), dependencies=by_address)
     if held is not None:
         app.include_router(step_routes(Walkthrough(coordinator, held)))
-    app.include_router(console_routes(console, around.feed, store, token))
+    app.include_router(console_routes(console, around.feed, store, token, gate.rates), dependencies=by_address)
     app.include_router(page_routes())
     return app
 

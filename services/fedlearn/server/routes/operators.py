@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
 
 from fedlearn.adapters.gate import operator_gate
+from fedlearn.adapters.limits import Rates
 from fedlearn.adapters.openapi import BY_OPERATOR, problems
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import RoundId, TaskId
@@ -35,10 +36,10 @@ _PART_BYTES = 4 * 1024 * 1024
 read = asyncio.to_thread
 
 
-def operator_routes(coordinator: Coordinator, token: Callable[[], str]) -> APIRouter:
+def operator_routes(coordinator: Coordinator, token: Callable[[], str], rates: Rates) -> APIRouter:
     """Everything under `/v1/tasks`."""
     router = APIRouter(prefix="/v1/tasks", tags=["operators"], route_class=audited(coordinator.around))
-    operator = [Depends(operator_gate(token))]
+    operator = [Depends(operator_gate(token, rates))]
     _task_routes(router, coordinator, operator)
     _round_routes(router, coordinator)
     _model_routes(router, coordinator, operator)
