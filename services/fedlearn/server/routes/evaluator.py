@@ -21,7 +21,8 @@ _URL_SECONDS = 3600
 
 def evaluator_routes(coordinator: Coordinator, gate: Gate, settings: ServerSettings) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["evaluator"])
-    Evaluator = Annotated[Caller, Depends(gate.admit(settings.identity.evaluator))]  # noqa: N806 - a type
+    admit = gate.admit(settings.identity.evaluator)
+    Evaluator = Annotated[Caller, Depends(admit)]  # noqa: N806 - a type
     around = coordinator.around
 
     @router.get(
@@ -44,7 +45,7 @@ def evaluator_routes(coordinator: Coordinator, gate: Gate, settings: ServerSetti
 
     @router.put(
         "/evaluations/{task}/{version}",
-        dependencies=[Depends(at_leader)],
+        dependencies=[Depends(admit), Depends(at_leader)],
         status_code=204,
         summary="The figures of a version on the test set.",
         responses=problems(*BY_TOKEN, *BY_LEADER, Code.MODEL_UNKNOWN),

@@ -64,7 +64,7 @@ def _task_routes(router: APIRouter, coordinator: Coordinator, operator: list[Any
 
     @router.post(
         "/{task}/start",
-        dependencies=[Depends(at_leader), *operator],
+        dependencies=[*operator, Depends(at_leader)],
         summary="Version 0 is uploaded: begin with the rounds.",
         responses=problems(
             *BY_OPERATOR,
@@ -84,7 +84,7 @@ def _task_routes(router: APIRouter, coordinator: Coordinator, operator: list[Any
 
     @router.post(
         "/{task}/cancel",
-        dependencies=[Depends(at_leader), *operator],
+        dependencies=[*operator, Depends(at_leader)],
         summary="End a task and abandon its running round.",
         responses=problems(*BY_OPERATOR, *BY_LEADER, Code.TASK_UNKNOWN),
     )

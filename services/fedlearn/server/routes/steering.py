@@ -20,7 +20,7 @@ def add_steering_routes(router: APIRouter, coordinator: Coordinator, operator: l
 
     @router.post(
         "/{task}/pause",
-        dependencies=[Depends(at_leader), *operator],
+        dependencies=[*operator, Depends(at_leader)],
         summary="Let the running round end, and start no other.",
         responses=problems(*BY_OPERATOR, *BY_LEADER, Code.TASK_UNKNOWN, Code.TASK_STATE),
     )
@@ -29,7 +29,7 @@ def add_steering_routes(router: APIRouter, coordinator: Coordinator, operator: l
 
     @router.post(
         "/{task}/resume",
-        dependencies=[Depends(at_leader), *operator],
+        dependencies=[*operator, Depends(at_leader)],
         summary="Go on with a paused task.",
         responses=problems(*BY_OPERATOR, *BY_LEADER, Code.TASK_UNKNOWN, Code.TASK_STATE),
     )
@@ -38,7 +38,7 @@ def add_steering_routes(router: APIRouter, coordinator: Coordinator, operator: l
 
     @router.post(
         "/{task}/models/{version}/rollback",
-        dependencies=[Depends(at_leader), *operator],
+        dependencies=[*operator, Depends(at_leader)],
         summary="Make this version the task's model again, as a new version: the next round starts from it.",
         responses=problems(*BY_OPERATOR, *BY_LEADER, Code.TASK_UNKNOWN, Code.MODEL_UNKNOWN, Code.BASE_SUPERSEDED),
     )
