@@ -21,6 +21,7 @@ GROUPS: dict[str, type[BaseModel]] = {
     "storage": config.StorageSettings,
     "identity": config.IdentitySettings,
     "cluster": config.ClusterSettings,
+    "replica": config.ReplicaSettings,
     "limits": config.LimitSettings,
 }
 _COMMON = ("host", "log_level", "limits")

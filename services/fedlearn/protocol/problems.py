@@ -78,6 +78,7 @@ CATALOGUE: dict[Code, Entry] = {
     Code.STORAGE_DENIED: Entry(502, "The object storage refuses this service's credential: check its Secret and policy."),
     Code.DATABASE_UNAVAILABLE: Entry(503, "The database does not answer: try again later."),
     Code.SERVER_UNREACHABLE: Entry(503, "The server does not answer: check its address, and whether it runs."),
+    Code.NOT_LEADER: Entry(503, "Another replica of the server leads the rounds: try again later."),
     Code.TOO_MANY_PAGES: Entry(503, "Too many pages follow this server: close some of them."),
     Code.IDENTITY_UNAVAILABLE: Entry(503, "Tokens can't be checked now: see whether what checks them can be reached."),
     Code.CLUSTER_UNAVAILABLE: Entry(503, "The Kubernetes API does not answer: try again later."),
@@ -87,6 +88,7 @@ CATALOGUE: dict[Code, Entry] = {
     Code.DISK_FULL: Entry(507, "The disk is full: make room."),
     Code.DATA_MISSING: Entry(500, "The dataset is not on this machine: fetch it first."),
     Code.DATA_CORRUPT: Entry(500, "The dataset's files are damaged: delete them and fetch them again."),
+    Code.BACKUP_REFUSED: Entry(409, "The backup can't be restored there, or is none."),
     Code.STORAGE_FAILED: Entry(500, "The embedded object storage did not start."),
     Code.SERVICE_FAILED: Entry(500, "A service of this run has ended by itself."),
 }  # fmt: skip

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from fedlearn.core.ids import DeviceId
+from fedlearn.core.ids import DeviceId, RoundId
 from fedlearn.core.ports import ObjectStore, Task
 from fedlearn.core.rounds import Round
 from fedlearn.protocol.eligibility import DeviceDemands
@@ -32,6 +32,10 @@ class Assigner:
         seconds = int(round_.policy.reporting_timeout_seconds + grace_seconds)
         self._model, self._demands = Model.of(round_.base), DeviceDemands.of(round_.policy.demands)
         self._model_url = models.sign_get(round_.base.key, seconds=seconds)
+
+    @property
+    def round_id(self) -> RoundId:
+        return self._round.id
 
     def assign(self, device: DeviceId, seconds_left: float, now: float) -> Assignment:
         ticket = Ticket(

@@ -26,6 +26,7 @@ from fedlearn.protocol.messages import (
 )
 from fedlearn.server.audit import audited
 from fedlearn.server.coordinator import Coordinator
+from fedlearn.server.forwarding import BY_LEADER, at_leader
 from fedlearn.server.routes.steering import add_steering_routes
 from fedlearn.server.submission import start_task, submit_task
 from fedlearn.server.views import round_view, task_view, version_view
@@ -63,10 +64,11 @@ def _task_routes(router: APIRouter, coordinator: Coordinator, operator: list[Any
 
     @router.post(
         "/{task}/start",
-        dependencies=operator,
+        dependencies=[Depends(at_leader), *operator],
         summary="Version 0 is uploaded: begin with the rounds.",
         responses=problems(
             *BY_OPERATOR,
+            *BY_LEADER,
             Code.TASK_UNKNOWN,
             Code.TASK_STATE,
             Code.MODEL_MISSING,
@@ -82,9 +84,9 @@ def _task_routes(router: APIRouter, coordinator: Coordinator, operator: list[Any
 
     @router.post(
         "/{task}/cancel",
-        dependencies=operator,
+        dependencies=[Depends(at_leader), *operator],
         summary="End a task and abandon its running round.",
-        responses=problems(*BY_OPERATOR, Code.TASK_UNKNOWN),
+        responses=problems(*BY_OPERATOR, *BY_LEADER, Code.TASK_UNKNOWN),
     )
     async def cancel(task: TaskName) -> TaskView:
         await read(store.task, TaskId(task))
