@@ -91,8 +91,8 @@ class Server:
 
 @dataclass
 class Found:
-    """Of one variant on one dataset. `errors` are of what arrives in a round against what was trained in it; `errors_of_sums` of
-    all that has arrived from a device against all that it has trained.
+    """Of one variant on one dataset. `errors` are of what arrives in a round against what was trained in it,
+    `errors_of_sums` of all that has arrived from a device against all that it has trained.
     """
 
     accuracies: list[list[float]] = field(default_factory=list)

@@ -33,6 +33,7 @@ from fedlearn.protocol.sealing import SignedSealingKey, verify_sealing_key
 from fedlearn.protocol.tensors import decode_vector, encode_model, unflatten
 
 PATIENCE_SECONDS = 30.0
+_PATIENT = {"FEDLEARN_LIMITS__FAILURES_PER_SECOND": "10000"}  # tests show wrong tokens by the hundred
 
 
 def small_plan(**changes: Any) -> Plan:
@@ -91,8 +92,8 @@ class World:
         issuer = deployment.identities.prepare()
         services = Services()
         environments = {
-            "server": {**deployment.server(), **(server_settings or {})},
-            "aggregator": {**deployment.aggregator(), **(aggregator_settings or {})},
+            "server": {**deployment.server(), **_PATIENT, **(server_settings or {})},
+            "aggregator": {**deployment.aggregator(), **_PATIENT, **(aggregator_settings or {})},
         }
         started = {
             role: services.add(start_program(role, [role], environment, directory / f"{role}.log"))

@@ -313,12 +313,12 @@ class S3ObjectStore:
 
     def _refuse(self, name: Operation, key: str, error: ClientError | BotoCoreError) -> NoReturn:
         where = f"{self._bucket}/{key}"
-        if isinstance(error, ClientError) and error.response["Error"].get("Code") == "NoSuchBucket":
-            # a storage that is still being set up, too: it is waited for, as one that does not answer
+        if isinstance(error, ClientError) and _status(error) == 404:
+            if error.response["Error"].get("Code") == "NoSuchKey":
+                raise Refusal(Code.NOT_FOUND, f"There is no object {where}.") from error
+            # NoSuchBucket, or nothing of S3's: a storage that is being set up. It is waited for, as one that does not answer
             metrics.ERRORS.labels(name, Fault.OUTAGE).inc()
             raise Outage(Code.STORAGE_UNAVAILABLE, f"The object storage has no bucket {self._bucket} (yet).") from error
-        if isinstance(error, ClientError) and _status(error) == 404:
-            raise Refusal(Code.NOT_FOUND, f"There is no object {where}.") from error
         if isinstance(error, NoCredentialsError | PartialCredentialsError):
             metrics.ERRORS.labels(name, Fault.DENIED).inc()
             raise Refusal(Code.STORAGE_DENIED, "There is no credential for the object storage: set one.") from error

@@ -8,7 +8,7 @@ import asyncio
 import base64
 import json
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -36,7 +36,7 @@ from fedlearn.aggregator.sweeping import Sweeper
 from fedlearn.aggregator.uploads import UploadDesk
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
-from fedlearn.core.ports import ObjectStore, UploadGrant
+from fedlearn.core.ports import ObjectStore, StoredObject, UploadGrant
 from fedlearn.protocol.messages import RoundOpening, RoundResult, UpdatesReport
 from fedlearn.protocol.plans import Plan, read_plan
 from fedlearn.protocol.sealing import SealingKey, SignedSealingKey
@@ -111,7 +111,7 @@ class Rounds:
     async def recover(self) -> None:
         """Go on with every round whose descriptor lies in storage, and sweep what is left of others."""
         found: dict[RoundId, bool] = {}
-        for stored in await persist(lambda: asyncio.to_thread(self._updates.list, "")):
+        for stored in await persist(self._all_there_is):
             if (round_id := read_round(stored.key)) is not None:
                 found[round_id] = found.get(round_id, False) or stored.key == descriptor_key(round_id)
         lost: set[asyncio.Task[None]] = set()
@@ -127,6 +127,14 @@ class Rounds:
         if lost:  # the server should know why before devices hear that these rounds take no updates, and drop out
             await asyncio.wait(lost, timeout=_TELL_SECONDS)
         self._recovered = True
+
+    async def _all_there_is(self) -> Sequence[StoredObject]:
+        """What lies in storage. A refusal is as good as an outage here: without an answer this aggregator can do nothing."""
+        try:
+            return await asyncio.to_thread(self._updates.list, "")
+        except Refusal as refusal:
+            _log.error("the rounds in the object storage can't be read", code=refusal.code, detail=refusal.detail)
+            raise Outage(refusal.code, refusal.detail) from refusal
 
     async def stop(self) -> None:
         tasks = [*self._chores, *(task for round_ in self._rounds.values() for task in self._tasks(round_))]

@@ -145,5 +145,4 @@ def device_routes(rounds: Rounds, gate: Gate, tickets: TicketVerifier, settings:
 
 
 def _shown(round_: OpenRound) -> RoundOpen:
-    served = round_.folding.descriptor.served
-    return RoundOpen(task=round_.id.task, round=round_.id.number, kid=round_.folding.key.kid, state=round_.state, served=served)
+    return RoundOpen(task=round_.id.task, round=round_.id.number, kid=round_.folding.key.kid, state=round_.state)

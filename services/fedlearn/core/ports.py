@@ -7,6 +7,7 @@ from typing import Protocol
 from fedlearn.core.errors import Code
 from fedlearn.core.happenings import AuditEntry, Happening
 from fedlearn.core.ids import RoundId, TaskId
+from fedlearn.core.replicas import Leader
 from fedlearn.core.rounds import ModelRef, Phase, Round, RoundPolicy, Standing
 
 Clock = Callable[[], float]
@@ -325,6 +326,20 @@ class RoundStore(Protocol):
 
     def signing_key(self, make: Callable[[], tuple[str, bytes]], now: float) -> tuple[str, bytes]:
         """The current ticket-signing key as (kid, private key in PEM); the first caller's `make()` is kept for all."""
+        ...
+
+    # --- several replicas on one database
+
+    def take_lead(self, holder: str, address: str) -> int:
+        """Begin the next epoch: from now on no store that is fenced by an earlier one writes. Returns the new epoch."""
+        ...
+
+    def leader(self) -> Leader | None:
+        """The replica whose epoch it is; None before the first."""
+        ...
+
+    def fenced(self, epoch: int) -> "RoundStore":
+        """The same store, but none of its writes happens once another epoch has begun: it raises `Refusal` (`not_leader`)."""
         ...
 
     def ready(self) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from fedlearn.core.ids import DeviceId
+from fedlearn.core.ids import DeviceId, RoundId
 from fedlearn.core.ports import ObjectStore, Task
 from fedlearn.core.rounds import Round
 from fedlearn.protocol.eligibility import DeviceDemands
@@ -34,6 +34,10 @@ class Assigner:
         seconds = int(round_.policy.reporting_timeout_seconds + grace_seconds)
         self._start, self._demands = start, DeviceDemands.of(round_.policy.demands)
         self._model_url = models.sign_get(start.key, seconds=seconds)
+
+    @property
+    def round_id(self) -> RoundId:
+        return self._round.id
 
     def assign(self, device: DeviceId, seconds_left: float, now: float) -> Assignment:
         ticket = Ticket(

@@ -337,6 +337,24 @@ async def test_an_outage_of_the_storage_delays_recovery_and_ends_nothing(house: 
         await until(lambda: house.server.reported() == set(updates))
 
 
+async def test_a_storage_that_refuses_to_list_its_rounds_is_asked_again(house: House) -> None:
+    """One that is being set up may not know this aggregator's credential yet."""
+    lists, asked = house.updates.list, asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def denied(*_: Any, **__: Any) -> Any:
+        loop.call_soon_threadsafe(asked.set)
+        raise Refusal(Code.STORAGE_DENIED, "This credential does not allow the call.")
+
+    async with house.rounds(recover=False) as rounds:
+        house.updates.list = denied  # type: ignore[method-assign]
+        recovery = asyncio.create_task(rounds.recover())
+        await asked.wait()
+        house.updates.list = lists  # type: ignore[method-assign]
+        await recovery
+        await rounds.ready()
+
+
 async def test_one_round_that_can_not_be_recovered_keeps_no_other_from_it(house: House) -> None:
     async with house.rounds() as rounds:
         await rounds.open(ROUND, OPENING)
