@@ -83,6 +83,11 @@ def model_key(task: TaskId, number: int, sha256: str) -> str:
     return f"{task}/models/{number:08d}-{sha256}.safetensors"
 
 
+def served_key(base: str) -> str:
+    """The key of a model's copy in float16."""
+    return f"{base.removesuffix('.safetensors')}.float16.safetensors"
+
+
 def state_key(task: TaskId, sha256: str) -> str:
     """The key of a server optimizer's state; the model file that it belongs to names this digest."""
     return f"{task}/states/{sha256}.safetensors"

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedlearn.aggregator.layout import Descriptor, model_key, state_key
+from fedlearn.aggregator.layout import Descriptor, model_key, served_key, state_key
 from fedlearn.aggregator.strategies import optimizer_of
 from fedlearn.core.aggregation import Total
 from fedlearn.core.errors import Code, Refusal
@@ -16,7 +16,6 @@ from fedlearn.core.strategies import State, Step
 from fedlearn.core.updates import Vector
 from fedlearn.protocol.messages import Model, RoundResult
 from fedlearn.protocol.plans import Plan
-from fedlearn.protocol.served import served_key
 from fedlearn.protocol.states import decode_state, encode_state
 from fedlearn.protocol.tensors import decode_vector, encode_model, state_of, unflatten
 
@@ -74,8 +73,9 @@ class Publisher:
         known = self._last is not None and self._last.sha256 == base.sha256
         weights = self._last.weights if known and self._last else decode_vector(self._get(base.key, base.sha256), plan)
         body = encode_model(unflatten(weights, plan), plan, encoding=plan.model_encoding)
-        sha256 = hashlib.sha256(body).hexdigest()
-        served = Model(version=base.version, key=served_key(base.key, sha256), sha256=sha256, size_bytes=len(body))
+        served = Model(
+            version=base.version, key=served_key(base.key), sha256=hashlib.sha256(body).hexdigest(), size_bytes=len(body)
+        )
         self._models.put(served.key, body)
         return served
 

@@ -145,4 +145,5 @@ def device_routes(rounds: Rounds, gate: Gate, tickets: TicketVerifier, settings:
 
 
 def _shown(round_: OpenRound) -> RoundOpen:
-    return RoundOpen(task=round_.id.task, round=round_.id.number, kid=round_.folding.key.kid, state=round_.state)
+    served = round_.folding.descriptor.served
+    return RoundOpen(task=round_.id.task, round=round_.id.number, kid=round_.folding.key.kid, state=round_.state, served=served)

@@ -217,6 +217,9 @@ class RoundOpen(Message):
     round: RoundNumber
     kid: Annotated[str, Field(description="The round's sealing key.", examples=["9f86d081884c7d659a2feaa0c55ad015"])]
     state: Literal["open", "closing", "published"]
+    served: Annotated[Model | None, Field(description="What devices begin with: the base itself, or its copy in float16.")] = (
+        None
+    )
 
 
 class UpdatesReport(Message):

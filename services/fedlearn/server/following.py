@@ -47,7 +47,7 @@ class FollowedTask(TaskWatch):
         if before is not None and before.id != round_.id:  # its end may not have been seen
             self.cohort.let_go()
         if round_.phase is Phase.REPORTING and not self.is_prepared(round_):
-            await self.prepare(round_)
+            self.prepare(round_)
         self.show(round_)
         if before is not None and before.id == round_.id:
             self._around.feed.happened(between(before, round_, self._around.clock()))

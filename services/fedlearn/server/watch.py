@@ -3,13 +3,11 @@
 import asyncio
 import contextlib
 
-from fedlearn.adapters.http import persist
 from fedlearn.core.ids import DeviceId, TaskId
 from fedlearn.core.ports import ALIVE_STATES, Task
 from fedlearn.core.rounds import OUTSTANDING, Phase, Round
 from fedlearn.protocol.messages import Assignment, Model
 from fedlearn.protocol.plans import Plan
-from fedlearn.protocol.served import find_start
 from fedlearn.server.assignments import Assigner
 from fedlearn.server.cohort import Cohort
 from fedlearn.server.surroundings import Surroundings
@@ -77,12 +75,11 @@ class TaskWatch:
         """Whether its devices can be given their assignments; an earlier round's are of no use."""
         return self._assigner is not None and self._assigner.round_id == round_.id
 
-    async def prepare(self, round_: Round) -> None:
-        """From now on the round's devices can be given their assignments; an outage of the storage is waited out."""
-        around, start = self._around, Model.of(round_.base)
-        if self._plan.model_encoding != "float32":
-            start = await persist(lambda: asyncio.to_thread(find_start, Model.of(round_.base), self._plan, around.models))
+    def prepare(self, round_: Round) -> None:
+        """From now on the round's devices can be given their assignments."""
+        around = self._around
         grace, steps = around.ticket_grace_seconds, around.speeds.steps(round_.participants, self._plan)
+        start = Model.of(round_.start or round_.base)
         self._assigner = Assigner(
             self._task, round_, around.models, around.signer, start=start, grace_seconds=grace, steps=steps
         )
