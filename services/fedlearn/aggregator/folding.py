@@ -6,8 +6,10 @@ updates are checked and counted as they come, and combined by `gathering` at the
 """
 
 import hashlib
+import os
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
 
@@ -29,6 +31,12 @@ from fedlearn.telemetry.metrics import aggregator as metrics
 
 _MAY_PASS = frozenset({Code.UPDATE_MISSING, Code.UPDATE_DIGEST, Code.UPDATE_REPEATED})  # not a fault of the bytes themselves
 
+_CORES = len(os.sched_getaffinity(0))
+_adders = ThreadPoolExecutor(_CORES, thread_name_prefix="add")
+_SPLIT_ELEMENTS = 1 << 23  # a shorter sum is added to by one thread, while the others fetch and open
+_RING_BYTES = 64 << 20
+_RING_MOST = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
@@ -38,21 +46,25 @@ class Counts:
     refused: Mapping[DeviceId, Code]
 
 
+class Buffer:
+    """Memory for one update as it lies in storage, and as it is opened."""
+
+    def __init__(self, sealed_bytes: int, parameters: int) -> None:
+        self.sealed = np.empty(sealed_bytes, np.uint8).data
+        self.delta: Vector = np.empty(parameters, np.float32)
+
+
 class Buffers:
-    """Float32 vectors that are used again and again, one per worker at most.
+    """Buffers that are used again and again, one per worker at most: fresh memory costs as much as what is done with it."""
 
-    Args:
-        parameters: their length.
-    """
+    def __init__(self, sealed_bytes: int, parameters: int) -> None:
+        self._sizes, self._free = (sealed_bytes, parameters), list[Buffer]()
 
-    def __init__(self, parameters: int) -> None:
-        self._parameters, self._free = parameters, list[Vector]()
-
-    def take(self) -> Vector:
+    def take(self) -> Buffer:
         # list.pop and list.append are atomic
-        return self._free.pop() if self._free else np.empty(self._parameters, np.float32)
+        return self._free.pop() if self._free else Buffer(*self._sizes)
 
-    def give(self, buffer: Vector) -> None:
+    def give(self, buffer: Buffer) -> None:
         self._free.append(buffer)
 
 
@@ -66,8 +78,11 @@ class Folding:
 
     def __init__(self, descriptor: Descriptor, plan: Plan, key: SealingKey, updates: ObjectStore) -> None:
         self.descriptor, self.plan, self.key = descriptor, plan, key
-        self._updates, self._buffers = updates, Buffers(plan.parameters)
-        self._lock = threading.Lock()
+        self._updates, self._buffers = updates, Buffers(self.max_update_bytes + 1, plan.parameters)
+        self._lock = threading.Lock()  # of the names, and held for no longer than it takes to read or write them
+        self._adding = threading.Lock()  # of the sum, and of who is counted
+        self._ring = max(1, min(_RING_MOST, _RING_BYTES // (4 * plan.parameters + 1))) if plan.aggregation.rule is None else 1
+        self._checked: list[tuple[Update, Buffer]] = []  # counted, and added to the sum when there are enough of them
         self._sum: Tally = WeightedSum(plan.parameters) if plan.aggregation.rule is None else Tally()
         self._examples: dict[DeviceId, int] = {}
         self._folded: dict[DeviceId, str] = {}
@@ -107,10 +122,11 @@ class Folding:
             if (wrong := self._wrong.get((device, sha256))) is not None:
                 raise Refusal(wrong.code, wrong.detail)
             self._busy.add((device, sha256))
-        buffer = self._buffers.take()
+        buffer, kept = self._buffers.take(), False
         try:
             update = self._open(device, sha256, buffer)
-            self._fold(device, sha256, update)
+            self._fold(device, sha256, update, buffer)
+            kept = True
         except Refusal as refusal:
             with self._lock:
                 if device not in self._folded:
@@ -120,7 +136,8 @@ class Folding:
             metrics.UPDATES.labels(refusal.code).inc()
             raise
         finally:
-            self._buffers.give(buffer)
+            if not kept:
+                self._buffers.give(buffer)
             with self._lock:
                 self._busy.discard((device, sha256))
 
@@ -131,9 +148,10 @@ class Folding:
             Refusal: when one of them can't be folded any more; `too_few_for_rule`.
             Outage: `storage_unavailable`.
         """
-        with self._lock:
+        with self._adding:
             # in the record's order: a float64 sum in another one may differ in its last bit
             if list(self._folded.items()) == list(contributors.items()):
+                self._add_checked()
                 total = self._sum
                 if isinstance(total, WeightedSum):
                     return total
@@ -170,14 +188,15 @@ class Folding:
             base_sha256=self.descriptor.base.sha256,
         )
 
-    def _open(self, device: DeviceId, sha256: str, buffer: Vector) -> Update:
+    def _open(self, device: DeviceId, sha256: str, buffer: Buffer) -> Update:
         with metrics.FETCH_SECONDS.time():
             try:
-                blob = self._updates.get(update_key(self.descriptor.id, device, sha256), length=self.max_update_bytes + 1)
+                length = self._updates.get_into(update_key(self.descriptor.id, device, sha256), buffer.sealed)
             except Refusal as refusal:
                 if refusal.code is Code.NOT_FOUND:
                     raise Refusal(Code.UPDATE_MISSING, f"The update of {device} is not in object storage.") from refusal
                 raise
+        blob = buffer.sealed[:length]
         metrics.UPDATES_RECEIVED.inc()
         metrics.UPDATE_BYTES.inc(len(blob))
         if len(blob) > self.max_update_bytes:
@@ -185,16 +204,31 @@ class Folding:
         with metrics.OPEN_SECONDS.time():
             if hashlib.sha256(blob).hexdigest() != sha256:
                 raise Refusal(Code.UPDATE_DIGEST, f"The update of {device} does not have the digest {sha256}.")
-            update = open_update(blob, key=self.key, context=self._context(device), plan=self.plan, out=buffer)
+            update = open_update(blob, key=self.key, context=self._context(device), plan=self.plan, out=buffer.delta)
             validate_update(update, parameters=self.plan.parameters, max_examples=self.plan.max_examples)
         return update
 
-    def _fold(self, device: DeviceId, sha256: str, update: Update) -> None:
-        with metrics.FOLD_SECONDS.time(), self._lock:
+    def _fold(self, device: DeviceId, sha256: str, update: Update, buffer: Buffer) -> None:
+        """Count an update; its buffer is given back when it has been added to the sum."""
+        with metrics.FOLD_SECONDS.time(), self._adding:
             if device in self._folded:
                 raise Refusal(Code.UPDATE_REPEATED, f"Another update of {device} is counted already.")
-            self._sum.fold(update)
-            self._folded[device] = sha256
-            self._examples[device] = update.examples
-            self._refused.pop(device, None)
+            self._checked.append((update, buffer))
+            with self._lock:
+                self._folded[device] = sha256
+                self._examples[device] = update.examples
+                self._refused.pop(device, None)
+            if len(self._checked) >= self._ring:
+                self._add_checked()
         metrics.UPDATES.labels("folded").inc()
+
+    def _add_checked(self) -> None:
+        """Add to the sum what waits for it, in one pass over the sum."""
+        updates = [update for update, _ in self._checked]
+        if isinstance(self._sum, WeightedSum):
+            self._sum.fold_all(updates, _adders if self.plan.parameters >= _SPLIT_ELEMENTS else None, _CORES)
+        else:
+            for update in updates:
+                self._sum.fold(update)
+        while self._checked:
+            self._buffers.give(self._checked.pop()[1])
