@@ -3,6 +3,9 @@
 A refused update leaves the totals untouched. Of a device's updates the first that is folded counts; whatever is told twice is
 folded once. Memory is a small constant times the model, however many updates come. With a robust rule there is no sum: the
 updates are checked and counted as they come, and combined by `gathering` at the close.
+
+Where several aggregators share a round, each has the sum of its own devices' updates, and the one whose number is 0 adds the
+others' sums at the close.
 """
 
 import hashlib
@@ -17,10 +20,11 @@ import numpy as np
 
 from fedlearn.aggregator.gathering import Sealed, SealedBlocks, combine, fetchers
 from fedlearn.aggregator.layout import Descriptor, update_key
+from fedlearn.aggregator.partials import Chain, Partials
 from fedlearn.aggregator.strategies import rule_of
 from fedlearn.core.aggregation import Combined, Tally, Total, WeightedSum
-from fedlearn.core.errors import Code, Refusal
-from fedlearn.core.ids import DeviceId
+from fedlearn.core.errors import Code, Outage, Refusal
+from fedlearn.core.ids import DeviceId, shard_of
 from fedlearn.core.ports import ObjectStore
 from fedlearn.core.robust import Floats
 from fedlearn.core.updates import Update, Vector, validate_update
@@ -74,16 +78,22 @@ class Folding:
     Args:
         key: the round's private sealing key.
         updates: the updates bucket.
+        shard: which of the round's aggregators this is.
     """
 
-    def __init__(self, descriptor: Descriptor, plan: Plan, key: SealingKey, updates: ObjectStore) -> None:
-        self.descriptor, self.plan, self.key = descriptor, plan, key
+    def __init__(self, descriptor: Descriptor, plan: Plan, key: SealingKey, updates: ObjectStore, *, shard: int = 0) -> None:
+        self.descriptor, self.plan, self.key, self.shard = descriptor, plan, key, shard
         self._updates, self._buffers = updates, Buffers(self.max_update_bytes + 1, plan.parameters)
         self._lock = threading.Lock()  # of the names, and held for no longer than it takes to read or write them
         self._adding = threading.Lock()  # of the sum, and of who is counted
         self._ring = max(1, min(_RING_MOST, _RING_BYTES // (4 * plan.parameters + 1))) if plan.aggregation.rule is None else 1
         self._checked: list[tuple[Update, Buffer]] = []  # counted, and added to the sum when there are enough of them
         self._sum: Tally = WeightedSum(plan.parameters) if plan.aggregation.rule is None else Tally()
+        self._partials, self._chain = Partials(descriptor, plan, key, updates, shard), Chain()
+        self._writing = threading.Lock()  # of partial sums
+        self._tried: Chain | None = None  # one whose manifest may have been written, although nobody said so
+        self._others: dict[int, tuple[Partials, Chain, int]] = {}  # the other aggregators' sums, and how many parts are added
+        self._merged: set[int] = set()
         self._examples: dict[DeviceId, int] = {}
         self._folded: dict[DeviceId, str] = {}
         self._refused: dict[DeviceId, Code] = {}
@@ -141,26 +151,132 @@ class Folding:
             with self._lock:
                 self._busy.discard((device, sha256))
 
+    def mine(self, device: DeviceId) -> bool:
+        """Whether this aggregator takes the device's update."""
+        return shard_of(device, self.descriptor.aggregators) == self.shard
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last partial sum is written, after which nothing is counted any more."""
+        return self._chain.final
+
+    @property
+    def unsaved(self) -> int:
+        """How many updates are in the sum and in no partial sum; 0 with a robust rule, which needs the updates themselves."""
+        if self.plan.aggregation.rule is not None:
+            return 0
+        with self._lock:
+            return len(self._folded) - self._chain.counted
+
+    def resume(self) -> None:
+        """Go on from the last partial sum in storage; called once, before anything is folded.
+
+        Raises:
+            Refusal: `partial_sum_damaged`.
+            Outage: `storage_unavailable`; what was begun is to be thrown away.
+        """
+        chain = self._partials.read()
+        if chain.manifests and isinstance(self._sum, WeightedSum):
+            for _ in self._partials.load(chain, self._sum):
+                pass
+            self._sum.add_state(chain.manifests[-1].tally)
+            self._chain = chain
+            with self._lock:
+                self._folded.update(chain.contributors)
+        self._partials.tidy(chain, chain.contributors)
+
+    def save(self, *, final: bool = False) -> None:
+        """Write what has been added up as a partial sum, and delete the updates that it counts.
+
+        Args:
+            final: nothing is counted after it.
+
+        Raises:
+            Refusal: `round_conflict` when another process has written one: this one's sum is worth nothing any more.
+            Outage: `storage_unavailable`; it may be called again.
+        """
+        with self._writing:
+            if self.finished or (not final and self.unsaved == 0):
+                return
+            if self._tried is None:
+                with self._adding:
+                    self._add_checked()
+                    assert isinstance(self._sum, WeightedSum), "a robust rule needs the updates themselves"
+                    counted = list(self._folded.items())
+                    new = dict(counted[self._chain.counted :])
+                    chain = self._chain.and_then(new, self._sum.state(), final=final)
+                    self._partials.write_sum(chain, self._sum)
+                self._tried = chain
+            if not self._partials.commit(self._tried):
+                raise Refusal(
+                    Code.ROUND_CONFLICT, f"Another process has written partial sum {self._tried.number} of this round."
+                )
+            self._chain, self._tried = self._tried, None
+            self._partials.tidy(self._chain, self._chain.manifests[-1].contributors)
+        if final and not self.finished:  # what was tried before was not the last
+            self.save(final=True)
+
+    def others(self) -> dict[DeviceId, str]:
+        """Whose updates the round's other aggregators have counted, by digest, once all have closed their part of it.
+
+        Raises:
+            Refusal: `partial_sum_damaged`.
+            Outage: `aggregator_unreachable` while one has not; `storage_unavailable`.
+        """
+        for shard in set(range(self.descriptor.aggregators)) - {self.shard} - self._others.keys():
+            partials = Partials(self.descriptor, self.plan, self.key, self._updates, shard)
+            chain = partials.read()
+            if not chain.final:
+                raise Outage(Code.AGGREGATOR_UNREACHABLE, f"Aggregator {shard} has not closed its part of the round yet.")
+            self._others[shard] = partials, chain, 0
+        return {
+            device: sha256 for shard in sorted(self._others) for device, sha256 in self._others[shard][1].contributors.items()
+        }
+
     def total(self, contributors: Mapping[DeviceId, str]) -> Total:
-        """What exactly these updates give; what is folded already is used if it is exactly that.
+        """What exactly these updates give; what is folded already is used if it is a part of that.
 
         Raises:
             Refusal: when one of them can't be folded any more; `too_few_for_rule`.
-            Outage: `storage_unavailable`.
+            Outage: `storage_unavailable`; `aggregator_unreachable` as `others`.
         """
-        with self._adding:
+        others = self.others()
+        own = [item for item in contributors.items() if item[0] not in others]
+        if {**dict(own), **others} != dict(contributors):
+            raise Refusal(
+                Code.UPDATE_MISSING, "The other aggregators have counted other updates than the round's record names."
+            )
+        folding = self
+        with self._lock:
             # in the record's order: a float64 sum in another one may differ in its last bit
-            if list(self._folded.items()) == list(contributors.items()):
-                self._add_checked()
-                total = self._sum
-                if isinstance(total, WeightedSum):
-                    return total
-                tally, examples = copy(total), np.array(list(self._examples.values()), np.float64)
-                return Combined(tally, self._combine(contributors, examples))
-        exact = Folding(self.descriptor, self.plan, self.key, self._updates)
-        for device, sha256 in contributors.items():
-            exact.consider(device, sha256)
-        return exact.total(contributors)
+            fits = list(self._folded.items()) == own[: len(self._folded)]
+        if not fits:
+            folding = Folding(self.descriptor, self.plan, self.key, self._updates, shard=self.shard)
+            folding.resume()
+        for device, sha256 in own:
+            folding.consider(device, sha256)
+        return folding._total(own, contributors)
+
+    def _total(self, own: list[tuple[DeviceId, str]], contributors: Mapping[DeviceId, str]) -> Total:
+        self.others()
+        with self._adding:
+            self._add_checked()
+            if self._folded != dict(own):
+                raise Refusal(Code.UPDATE_MISSING, "A partial sum counts updates that the round's record does not name.")
+            total = self._sum
+            if isinstance(total, WeightedSum):
+                self._merge_others(total)
+                return total
+            tally, examples = copy(total), np.array(list(self._examples.values()), np.float64)
+            return Combined(tally, self._combine(contributors, examples))
+
+    def _merge_others(self, total: WeightedSum) -> None:
+        for shard in sorted(self._others.keys() - self._merged):
+            partials, chain, added = self._others[shard]
+            for part in partials.load(chain, total, skip=added):
+                self._others[shard] = partials, chain, part + 1
+            total.add_state(chain.manifests[-1].tally)
+            self._merged.add(shard)
 
     def _combine(self, contributors: Mapping[DeviceId, str], examples: Floats) -> Floats:
         aggregation = self.plan.aggregation

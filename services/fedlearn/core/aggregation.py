@@ -6,7 +6,7 @@ FedAvg, McMahan et al. 2017, algorithm 1: w_{t+1} = w_t + sum_k (n_k / n) delta_
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,15 @@ class Total(Protocol):
     def metrics(self) -> dict[str, float]: ...
 
 
+class TallyState(NamedTuple):
+    """What a tally has counted; `metrics` are sums over the held-out examples."""
+
+    examples: int
+    updates: int
+    holdout_examples: int
+    metrics: dict[str, float]
+
+
 @dataclass(slots=True)
 class Tally:
     """How many updates, and what they say of themselves; it keeps no delta."""
@@ -55,11 +64,15 @@ class Tally:
             return {}
         return {name: value / self.holdout_examples for name, value in self._metrics.items()}
 
-    def _merge(self, other: "Tally") -> None:
-        self.examples += other.examples
-        self.updates += other.updates
-        self.holdout_examples += other.holdout_examples
-        for name, value in other._metrics.items():
+    def state(self) -> TallyState:
+        return TallyState(self.examples, self.updates, self.holdout_examples, dict(self._metrics))
+
+    def add_state(self, state: TallyState) -> None:
+        """Count what another tally has counted."""
+        self.examples += state.examples
+        self.updates += state.updates
+        self.holdout_examples += state.holdout_examples
+        for name, value in state.metrics.items():
             self._metrics[name] = self._metrics.get(name, 0.0) + value
 
 
@@ -119,8 +132,16 @@ class WeightedSum(Tally):
         merged = WeightedSum(self.parameters)
         np.add(self._sum, other._sum, out=merged._sum)
         for part in (self, other):
-            merged._merge(part)
+            merged.add_state(part.state())
         return merged
+
+    def part(self, start: int, elements: int) -> npt.NDArray[np.float64]:
+        """A view of the sum."""
+        return self._sum[start : start + elements]
+
+    def add_part(self, start: int, values: npt.NDArray[np.float64]) -> None:
+        """Add a part of another sum, in place; what that sum has counted comes by `add_state`."""
+        self._sum[start : start + len(values)] += values
 
     def mean(self) -> npt.NDArray[np.float64]:
         """The weighted mean delta, shape (parameters,).

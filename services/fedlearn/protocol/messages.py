@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from fedlearn.core.errors import Code
+from fedlearn.core.ids import MAX_AGGREGATORS
 from fedlearn.core.rounds import ModelRef, RoundPolicy
 from fedlearn.protocol.eligibility import DeviceConditions, DeviceDemands
 
@@ -210,6 +211,7 @@ class RoundOpening(Message):
     plan: PlanDocument
     base: Model
     reporting_seconds: Annotated[float, Field(gt=0, le=30 * 86400, examples=[600])]
+    aggregators: Annotated[int, Field(ge=1, le=MAX_AGGREGATORS, description="How many aggregators share the round.")] = 1
 
 
 class RoundOpen(Message):

@@ -30,7 +30,8 @@ PODS = Gauge("fedlearn_fleet_pods", "Pods of devices, by their state in the clus
 
 DEVICE_STATES = ("waiting", "selected", "working", "away")
 ABANDON_REASONS = (
-    Code.TOO_FEW_DEVICES, Code.TOO_FEW_REPORTS, Code.COHORT_TOO_SMALL, Code.AGGREGATOR_KEY_LOST, Code.AGGREGATOR_UNREACHABLE,
+    Code.TOO_FEW_DEVICES, Code.TOO_FEW_REPORTS, Code.COHORT_TOO_SMALL, Code.AGGREGATOR_KEY_LOST, Code.PARTIAL_SUM_DAMAGED,
+    Code.AGGREGATOR_UNREACHABLE,
     Code.AGGREGATION_TIMEOUT, Code.TASK_CANCELLED, Code.BASE_SUPERSEDED, Code.STORAGE_DENIED, Code.INTERNAL,
 )  # fmt: skip
 DROPOUT_REASONS = (
