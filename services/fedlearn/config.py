@@ -82,6 +82,11 @@ class ClusterSettings(_Group):
         return self
 
 
+def addresses(text: str) -> list[str]:
+    """The addresses in a setting that may hold several, by commas."""
+    return [address for part in text.split(",") if (address := part.strip().rstrip("/"))]
+
+
 class _Service(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="FEDLEARN_", env_nested_delimiter="__", extra="ignore", frozen=True)
 
@@ -99,7 +104,7 @@ class ServerSettings(_Service):
     cluster: ClusterSettings = ClusterSettings()
     aggregator_url: str = Field(
         "http://127.0.0.1:8003",
-        description="The aggregator's address; where several share rounds, all of them in the order of their numbers, by commas.",
+        description="The aggregator's address; where several share rounds, all of them by commas, number 0 first.",
     )
     aggregator_token_file: Path = Field(description="This server's token for the aggregator (audience fedlearn-aggregator).")
     operator_token_file: Path = Field(description="The bearer token of operators; it changes tasks.")

@@ -42,7 +42,11 @@ class PlayedAggregator:
         if self.refuses is not None:
             raise self.refuses
 
-    async def close_round(self, round_id: RoundId) -> None:
+    @staticmethod
+    def shared_by(_plan: Plan) -> int:
+        return 1
+
+    async def close_round(self, round_id: RoundId, _plan: Plan) -> None:
         self.closed.append(round_id)
 
     async def sweep_round(self, round_id: RoundId) -> None:

@@ -23,6 +23,7 @@ def chaos(
     kills: Annotated[int, typer.Option(min=1, help="How many SIGKILLs.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Of the updates, and of who is killed when.")] = 0,
     devices: Annotated[int, typer.Option(min=3, max=64, help="Device processes; one less is a round's goal.")] = 5,
+    aggregators: Annotated[int, typer.Option(min=1, max=8, help="Aggregators that share each round.")] = 1,
     out: Annotated[Path | None, typer.Option(help="A new directory for state and logs. Default: below runs/.")] = None,
 ) -> None:
     """Kill server, aggregator, devices and storage while rounds run, and check every version against a replay."""
@@ -41,7 +42,7 @@ def chaos(
     def say(kill: Kill) -> None:
         console.print(f"round {kill.round}, {kill.phase}: {kill.name} killed, ready again after {kill.back_seconds:.2f} s")
 
-    with Arena(directory, devices, seed) as arena:
+    with Arena(directory, devices, seed, aggregators=aggregators) as arena:
         arena.submit(goal=devices - 1)
         done = fire(arena, kills, random.Random(seed), say)  # noqa: S311 - a repeatable choice
         arena.end()

@@ -139,6 +139,9 @@ class Assignment(Message):
     local_steps: Annotated[
         int | None, Field(ge=1, description="After how many steps it may stop; None, or more than all: all of the plan's.")
     ] = None
+    aggregator: Annotated[
+        int, Field(ge=0, lt=MAX_AGGREGATORS, description="To which of the aggregators that it is configured with it reports.")
+    ] = 0
     ticket: Annotated[
         str, Field(description="What the aggregator wants to see beside the device's own token.", examples=["eyJ0eXAi…"])
     ]

@@ -388,7 +388,10 @@ class TaskRunner:
         try:
             await persist(lambda: around.aggregator.open_round(round_, self._plan))
             grace, steps = around.ticket_grace_seconds, around.speeds.steps(round_.participants, self._plan)
-            self._assigner = Assigner(self._task, round_, around.models, around.signer, grace_seconds=grace, steps=steps)
+            aggregators = around.aggregator.shared_by(self._plan)
+            self._assigner = Assigner(
+                self._task, round_, around.models, around.signer, grace_seconds=grace, steps=steps, aggregators=aggregators
+            )
             await self.tell(round_.id, rounds.RoundOpened())
         except Refusal as refusal:
             await self._fail(round_.id, refusal)
@@ -402,7 +405,7 @@ class TaskRunner:
     async def _close(self, round_id: RoundId) -> None:
         while True:
             try:
-                await persist(lambda: self._around.aggregator.close_round(round_id))
+                await persist(lambda: self._around.aggregator.close_round(round_id, self._plan))
             except Refusal as refusal:
                 await self._fail(round_id, refusal)
                 return

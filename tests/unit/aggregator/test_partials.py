@@ -217,7 +217,7 @@ def test_of_two_processes_that_think_a_round_theirs_one_is_told_that_it_is_not(s
     "harm",
     [
         lambda objects, manifests, parts: objects.pop(manifests[0]),
-        lambda objects, manifests, parts: objects.update({manifests[1]: objects[manifests[1]].replace(b"device-3", b"device-9")}),
+        lambda objects, manifests, parts: objects.update({manifests[1]: objects[manifests[1]].replace(b"ce-3", b"ce-9")}),
         lambda objects, manifests, parts: objects.update({manifests[1]: b"{}"}),
         lambda objects, manifests, parts: objects.update({parts[0]: objects[parts[1]]}),
         lambda objects, manifests, parts: objects.update({parts[0]: objects[parts[0]][:-1] + b"\\0\\0"}),
