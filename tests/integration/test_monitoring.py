@@ -1,14 +1,13 @@
 """Every dashboard's panel and every alert, asked of a real Prometheus that scrapes a real run."""
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
-import yaml
 
 from fedlearn.core.errors import Code
 from fedlearn.core.learning import Examples, Shard
@@ -18,26 +17,14 @@ from fedlearn.local.deployment import free_port
 from fedlearn.local.identities import SERVER_AUDIENCE
 from fedlearn.local.processes import start_program
 from fedlearn.local.storage import LocalStorage
-from support.chart import CHART
 from support.prometheus import NAMESPACE, Prometheus, Target, program
+from support.questions import DASHBOARDS, QUERIES, Query, alerts, filled, series_in, told, variables
 from support.trial import Trial
 from support.world import World, small_plan, wait_for
 
 PROCESSES, DEVICES_EACH = 2, 2
 TASK = "watched"
-WINDOW = {"$__rate_interval": "30s", "$__range": "5m", "$namespace": ".*", "$task": ".*"}
-DASHBOARDS = {path.stem: json.loads(path.read_text()) for path in sorted((CHART / "dashboards").glob("*.json"))}
-QUERIES = [
-    pytest.param(target["expr"], id=f"{name}: {panel['title']} {target['refId']}")
-    for name, dashboard in DASHBOARDS.items()
-    for panel in dashboard["panels"]
-    for target in panel.get("targets", ())
-]
-ALERTS = {
-    rule["alert"]: rule["expr"].replace("NAMESPACE", NAMESPACE)
-    for group in yaml.safe_load((CHART / "alerts" / "fedlearn.yaml").read_text())["groups"]
-    for rule in group["rules"]
-}
+ALERTS = alerts(NAMESPACE)
 
 
 @pytest.fixture(scope="module")
@@ -102,45 +89,44 @@ def live(world: World, prometheus: Prometheus) -> None:
     wait_for(lambda: prometheus.ask("fedlearn_task_scored_version == 2"), "the scores to be scraped", 60)
 
 
-def filled(expression: str) -> str:
-    """A panel's expression as Grafana sends it, with everything chosen."""
-    for variable, value in WINDOW.items():
-        expression = expression.replace(variable, value)
-    assert "$" not in expression
-    return expression
+@pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.name)
+def test_every_panel_shows_something(prometheus: Prometheus, query: Query, record_property: Any) -> None:
+    expression = filled(query.expression)
+    record_property("returned", told(wait_for(lambda: prometheus.numbers(expression), expression, 20)))
 
 
-@pytest.mark.parametrize("expression", QUERIES)
-def test_every_panel_shows_something(prometheus: Prometheus, expression: str, record_property: Any) -> None:
-    found = wait_for(lambda: prometheus.numbers(filled(expression)), filled(expression), 20)
-    record_property("returned", "; ".join(f"{legend(labels)}{value:.6g}" for labels, value in found))
-
-
-def legend(labels: Mapping[str, str]) -> str:
-    kept = {name: value for name, value in labels.items() if name not in ("__name__", "namespace", "instance", "job")}
-    return " ".join(kept.values()) + " " if kept else ""
+def test_a_latency_leaves_out_the_routes_that_wait_for_something_to_happen(prometheus: Prometheus) -> None:
+    """Held at will, they would show how long nothing happened."""
+    document = httpx.get(f"{prometheus.url_of('server')}/openapi.json", trust_env=False).json()
+    held = {
+        f"{method.upper()} {path}"
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+        if any(parameter["name"] == "wait_seconds" for parameter in operation.get("parameters", ()))
+    }
+    assert held
+    for query in QUERIES:
+        if query.panel in ("Latency", "Slowest routes") and "fedlearn_http_request_seconds" in query.expression:
+            left_out = {route for group in re.findall(r'route!~"([^"]*)"', query.expression) for route in group.split("|")}
+            assert held <= left_out
 
 
 @pytest.mark.parametrize("name", DASHBOARDS)
 def test_every_variable_has_values(prometheus: Prometheus, name: str) -> None:
-    variables = {v["name"]: v for v in DASHBOARDS[name]["templating"]["list"]}
-    assert variables["datasource"]["query"] == "prometheus"
-    for variable in [v for v in variables.values() if v["type"] == "query"]:
-        match = re.fullmatch(r"label_values\((?P<selector>.*), (?P<label>\w+)\)", variable["query"]["query"])
-        assert match is not None
-        wanted = {"namespace": {NAMESPACE}, "task": {TASK, "unlucky"}}[variable["name"]]
-        assert set(prometheus.values_of(match["label"], filled(match["selector"]))) == wanted
+    (source,) = (v for v in DASHBOARDS[name]["templating"]["list"] if v["name"] == "datasource")
+    assert source["query"] == "prometheus"
+    for variable, (selector, label) in variables(DASHBOARDS[name]).items():
+        wanted = {"namespace": {NAMESPACE}, "task": {TASK, "unlucky"}}[variable]
+        assert set(prometheus.values_of(label, selector)) == wanted
 
 
 @pytest.mark.parametrize("alert", ALERTS)
 def test_every_alert_watches_what_is_there(prometheus: Prometheus, alert: str, record_property: Any) -> None:
     """Its whole expression is one that Prometheus takes, and each series in it exists."""
     prometheus.ask(ALERTS[alert])
-    selectors = set(re.findall(r"\b[a-z_]+\{[^}]*\}", ALERTS[alert]))
-    assert selectors
-    for selector in selectors:
-        found = wait_for(lambda s=selector: prometheus.numbers(s), selector)
-        record_property(selector, f"{len(found)} series, the first {found[0][1]:.6g}")
+    assert series_in(ALERTS[alert])
+    for selector in series_in(ALERTS[alert]):
+        record_property(selector, told(wait_for(lambda s=selector: prometheus.numbers(s), selector)))
 
 
 def test_only_the_alert_for_the_unlucky_task_is_on_its_way(prometheus: Prometheus) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -13,6 +14,7 @@ from fedlearn.core.errors import Code, Refusal, SetupError
 from fedlearn.local.storage import LocalStorage
 from fedlearn.protocol.messages import Policy, TaskAccepted, TaskSubmission
 from fedlearn.protocol.plans import Plan
+from fedlearn.protocol.tensors import encode_model, unflatten
 from support.world import HandDevice, World, random_model, random_update, small_plan
 
 PLAN, POLICY = small_plan(), Policy(goal=2, selection_timeout_seconds=3600)
@@ -134,3 +136,14 @@ def test_a_rule_that_needs_more_updates_than_the_goal_is_refused(operator: Opera
     with pytest.raises(Refusal, match="needs 5 updates or more; the policy's goal is 4") as refusal:
         operator.submit("krum", plan, random_model(plan), policy=Policy(goal=4))
     assert refusal.value.code is Code.PLAN_INVALID
+
+
+def test_a_model_can_be_taken_from_where_the_storage_is_out_of_reach(storage: LocalStorage, tmp_path: Path) -> None:
+    """Such as behind a port-forward to a cluster's server: a signed URL would lead nowhere."""
+    world = World.start(tmp_path, storage, server_settings={"FEDLEARN_STORAGE__PUBLIC_ENDPOINT_URL": "http://nowhere.invalid"})
+    try:
+        plan = small_plan()
+        world.submit("far", plan)
+        assert encode_model(unflatten(world.model("far", 0, plan), plan), plan) == random_model(plan)
+    finally:
+        world.stop()

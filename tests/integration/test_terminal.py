@@ -91,7 +91,7 @@ def test_versions_are_found_by_number_and_label(told: Trial) -> None:
     assert "Version 2" in terminal.type("models", "rollback", "first", *task)
     shown = terminal.type("models", "list", *task)
     assert "version 0" in shown
-    assert "(the task's model)" in shown.splitlines()[-1]
+    assert "current" in shown.splitlines()[-1]
     terminal.type("models", "pin", "first", "first", "--remove", *task)
     assert terminal.fail("models", "show", "first", *task).code is Code.MODEL_UNKNOWN
     assert terminal.fail("models", "rollback", "2", *task).code is Code.SETTING_INVALID

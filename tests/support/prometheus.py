@@ -102,6 +102,10 @@ class Prometheus:
         found: list[str] = answer["data"]
         return found
 
+    def url_of(self, component: str) -> str:
+        """Where the first target of a component is."""
+        return next(target.url for target in self._targets if target.component == component)
+
     def _scrapes_all(self) -> bool:
         try:
             return len(self.ask("up == 1")) == len(self._targets)

@@ -37,6 +37,9 @@ class Cluster:
     def close(self) -> None:
         self.api.close()
 
+    def version(self) -> str:
+        return str(client.VersionApi(self.api).get_code().git_version)
+
     @contextmanager
     def namespace(self, name: str) -> Iterator[str]:
         """A namespace that admits restricted pods alone, and is gone afterwards with all that was in it."""
@@ -62,6 +65,20 @@ class Cluster:
         self.core.delete_namespaced_pod(name, namespace, grace_period_seconds=0)
         assert phase == "Succeeded", said
         return said
+
+    def get(self, namespace: str, service: str, path: str, **query: str) -> Any:
+        """GET from a Service by way of the cluster's API, as JSON; None while nothing answers."""
+        place = f"/api/v1/namespaces/{namespace}/services/{service}/proxy/{path.lstrip('/')}"
+        given = self.api.param_serialize("GET", place, query_params=list(query.items()), auth_settings=["BearerToken"])
+        try:
+            answer = self.api.call_api(*given, _request_timeout=(5, 10))
+            data = answer.read()
+        except HTTPError:  # it was sent to a pod that is no more
+            return None
+        if answer.status in (404, 500, 502, 503, 504):
+            return None
+        assert answer.status == 200, f"{place}: {answer.status} {data!r}"
+        return json.loads(data)
 
     def _is_gone(self, namespace: str) -> bool:
         try:
@@ -184,17 +201,7 @@ class Release:
 
     def ask(self, path: str) -> Any:
         """GET from the server, by way of the cluster's API; None while it does not answer."""
-        try:
-            answer = self.cluster.core.connect_get_namespaced_service_proxy_with_path(
-                f"{NAME}-server:8000", self.namespace, path.lstrip("/"), _preload_content=False, _request_timeout=(5, 10)
-            )
-        except HTTPError:  # it was sent to a pod that is no more
-            return None
-        except ApiException as error:
-            if error.status in (404, 500, 502, 503, 504):
-                return None
-            raise
-        return json.loads(answer.data)
+        return self.cluster.get(self.namespace, f"{NAME}-server:8000", path)
 
     def versions(self) -> list[VersionView]:
         """Committed versions in order; empty while the server does not answer."""

@@ -23,6 +23,8 @@ Answer = TypeVar("Answer", bound=BaseModel)
 Result = TypeVar("Result")
 _REREAD_SECONDS = 10.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 5.0
+# a long poll is patient with an answer, not with an address behind which there is nobody any more
+_CONNECT_SECONDS = 10.0
 _IDLE_SECONDS = 60.0  # less than the services keep an idle connection, so that no call meets one that closes
 TICKET_HEADER = "Fedlearn-Ticket"
 
@@ -145,7 +147,7 @@ class ServiceClient:
                 self._base_url + path,
                 data=data,
                 headers=sent,
-                timeout=aiohttp.ClientTimeout(timeout_seconds),
+                timeout=aiohttp.ClientTimeout(timeout_seconds, sock_connect=_CONNECT_SECONDS),
                 allow_redirects=False,
             ) as response:
                 status, content = response.status, await response.read()

@@ -205,23 +205,22 @@ def _scores(version: VersionView) -> str:
 
 
 def _table(versions: list[VersionView], current: int | None) -> Table:
-    headings = ("version", "from", "devices", "examples", "accuracy", "loss", "SHA-256", "created (UTC)", "labels")
-    table = make_table(*headings, right=("version", "devices", "examples", "accuracy", "loss"))
+    headings = ("version", "from", "devices", "examples", "accuracy", "SHA-256", "created", "labels")
+    table = make_table(*headings, right=("version", "devices", "examples", "accuracy"))
     for version in versions:
         scores = version.evaluation or {}
         origin = f"round {version.round}" if version.round is not None else "–"
         if version.round is None and version.parent is not None:
             origin = f"version {version.parent}"
-        labels = [*version.labels, *(["(the task's model)"] if version.model.version == current else [])]
+        labels = [*version.labels, *(["current"] if version.model.version == current else [])]
         table.add_row(
             str(version.model.version),
             origin,
             number(version.contributors),
             number(version.examples),
             percent(scores.get("accuracy")),
-            number(scores.get("loss"), 4),
-            version.model.sha256[:12],
-            f"{version.created_at:%Y-%m-%d %H:%M:%S}",
+            version.model.sha256[:8],
+            f"{version.created_at:%m-%d %H:%M}Z",
             " ".join(labels),
         )
     return table

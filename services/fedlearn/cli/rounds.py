@@ -1,5 +1,6 @@
 """`fedlearn rounds`: a task's rounds, as they go and afterwards."""
 
+import time
 from typing import Annotated
 
 import typer
@@ -29,6 +30,7 @@ from fedlearn.reporting.progress import Progress, table
 app = typer.Typer(help="Rounds: list them, watch them, explain one.")
 WatchOption = Annotated[bool, typer.Option("--watch", help="Show rounds as they go, until the task has ended or Ctrl-C.")]
 _LOOK_SECONDS = 2.0
+_SCORE_SECONDS, _SCORE_PAUSE_SECONDS = 10.0, 0.2  # the last version's scores come after the task's end
 _MEANINGS = {
     Standing.SELECTED: "was selected, and has not answered",
     Standing.ACCEPTED: "has started its part, and has not reported",
@@ -113,13 +115,17 @@ def show_round(
 
 
 def _watch(client: OperatorClient, task: str) -> None:
-    follower = Follower(client, task)
+    follower, until = Follower(client, task), 0.0
     with Progress(Console(), client.task(task).rounds) as progress:
         while True:
             picture = follower.look(_LOOK_SECONDS)
             progress.show(picture.running, picture.history)
-            if not picture.alive:
+            if not picture.alive and (picture.scored or time.monotonic() > until):
                 break
+            if picture.alive:
+                until = time.monotonic() + _SCORE_SECONDS
+            else:
+                time.sleep(_SCORE_PAUSE_SECONDS)
     say(f"Task {task} is {picture.task.state}.")
 
 

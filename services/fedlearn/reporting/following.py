@@ -28,6 +28,12 @@ class Picture:
     def alive(self) -> bool:
         return self.task.state in ALIVE
 
+    @property
+    def scored(self) -> bool:
+        """Whether no scores are to come; where nobody scores, none are."""
+        newest = self.versions[-1:]
+        return all(v.evaluation is None for v in self.versions) or all(v.evaluation is not None for v in newest)
+
 
 class Follower:
     """Looks at a task; rounds that have ended are read once."""

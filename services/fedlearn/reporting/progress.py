@@ -24,6 +24,7 @@ class Progress:
     def __init__(self, console: Console, rounds: int | None) -> None:
         self._console, self._rounds = console, "∞" if rounds is None else str(rounds)
         self._ended: list[RoundFigures] = []
+        self._told: set[int] = set()
         self._running: RoundView | None = None
         self._sentence = ""
         self._spinner = Spinner("dots")
@@ -38,6 +39,8 @@ class Progress:
         self._sentence, self._running = "", None
         if self._console.is_terminal:
             self._live.stop()
+        else:
+            self._tell(self._ended)
 
     def say(self, sentence: str) -> None:
         self._sentence = sentence
@@ -45,13 +48,17 @@ class Progress:
             self._console.print(sentence, soft_wrap=True)
 
     def show(self, running: RoundView | None, ended: list[RoundFigures]) -> None:
-        """The state now; a round that has got its scores since the last call is told."""
-        before = {figures.round for figures in self._ended if _is_told(figures)}
+        """The state now; a round is told once it has its scores, or the next one has ended without them."""
         self._running, self._ended = running, ended
         if not self._console.is_terminal:
-            for figures in ended:
-                if _is_told(figures) and figures.round not in before:
-                    self._console.print(_line(figures, self._rounds), soft_wrap=True)
+            last = ended[-1].round if ended else 0
+            self._tell([figures for figures in ended if _is_scored(figures) or figures.round < last])
+
+    def _tell(self, ended: list[RoundFigures]) -> None:
+        for figures in ended:
+            if figures.round not in self._told:
+                self._told.add(figures.round)
+                self._console.print(_line(figures, self._rounds), soft_wrap=True)
 
     def _picture(self) -> RenderableType:
         parts: list[RenderableType] = []
@@ -86,8 +93,8 @@ def table(rounds: list[RoundFigures]) -> Table:
     return shown
 
 
-def _is_told(figures: RoundFigures) -> bool:
-    return figures.outcome == "abandoned" or figures.accuracy is not None
+def _is_scored(figures: RoundFigures) -> bool:
+    return figures.outcome == "abandoned" or figures.loss is not None
 
 
 def _now(round_: RoundView, rounds: str) -> Text:

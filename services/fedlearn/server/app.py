@@ -9,6 +9,7 @@ import numpy as np
 from fastapi import FastAPI
 
 from fedlearn.adapters.database import DatabaseRoundStore
+from fedlearn.adapters.garbage import seldom_full_collections
 from fedlearn.adapters.gate import make_gate
 from fedlearn.adapters.http import ServiceClient, TokenFile
 from fedlearn.adapters.objects import object_store
@@ -74,7 +75,7 @@ def build_app(settings: ServerSettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with AsyncExitStack() as clients:
+        async with AsyncExitStack() as clients, seldom_full_collections():
             for client in aggregators:
                 await clients.enter_async_context(client)
             cluster.start(fleet_changed)

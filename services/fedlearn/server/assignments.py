@@ -33,6 +33,7 @@ class Assigner:
         self._aggregators = aggregators
         self._task, self._round, self._signer, self._grace, self._steps = task, round_, signer, grace_seconds, steps
         seconds = int(round_.policy.reporting_timeout_seconds + grace_seconds)
+        self._model, self._demands = Model.of(round_.base), DeviceDemands.of(round_.policy.demands)
         self._model_url = models.sign_get(round_.base.key, seconds=seconds)
 
     def assign(self, device: DeviceId, seconds_left: float, now: float) -> Assignment:
@@ -50,9 +51,9 @@ class Assigner:
             round=self._round.id.number,
             device=device,
             plan_digest=self._task.plan_digest,
-            model=Model.of(self._round.base),
+            model=self._model,
             model_url=self._model_url,
-            demands=DeviceDemands.of(self._round.policy.demands),
+            demands=self._demands,
             seconds_left=seconds_left,
             local_steps=self._steps.get(device),
             aggregator=aggregator,

@@ -48,7 +48,7 @@ def observe(before: Round | None, after: Round) -> None:
     if not after.phase.ended:
         _log.info("phase", phase=after.phase, devices=len(after.participants))
         return
-    metrics.ROUNDS.labels(after.phase, after.reason or "").inc()
+    metrics.count_round(after.phase, after.reason)
     for participant in after.participants.values():
         metrics.PARTICIPANTS.labels(participant.standing).inc()
     if after.phase is Phase.ABANDONED:

@@ -34,6 +34,7 @@ _CLOSE_AGAIN_SECONDS = 5.0
 _CONFLICT_PAUSE_SECONDS = 1.0
 _READ_AGAIN_SECONDS = 30.0
 _LOOK_AGAIN_SECONDS = 1.0
+_ASSIGNED_AT_ONCE = 100
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
 
 
@@ -375,7 +376,7 @@ class TaskRunner:
                 case rounds.OpenRound():
                     spawn(self._open(round_), self._work)
                 case rounds.AssignCohort():
-                    self._assign(round_)
+                    spawn(self._assign(round_), self._work)
                 case rounds.CloseRound():
                     spawn(self._close(round_.id), self._work)
                 case rounds.SweepRound():
@@ -396,11 +397,13 @@ class TaskRunner:
         except Refusal as refusal:
             await self._fail(round_.id, refusal)
 
-    def _assign(self, round_: Round) -> None:
-        for device in round_.devices(*OUTSTANDING):
+    async def _assign(self, round_: Round) -> None:
+        for count, device in enumerate(round_.devices(*OUTSTANDING), start=1):
             assignment = self.assignment(device)
             if assignment is not None:
                 self._around.fleet.answer(device, assignment)
+            if count % _ASSIGNED_AT_ONCE == 0:  # a cohort of thousands takes a second: others have their turns meanwhile
+                await asyncio.sleep(0)
 
     async def _close(self, round_id: RoundId) -> None:
         while True:

@@ -5,7 +5,10 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 from support.dashboards import kit
 from support.dashboards.kit import HERE, RATE, figure, lines
 
-_HELD = 'route!~"POST /v1/checkins|GET /v1/evaluations/next|GET /v1/tasks/{task}/rounds/current|GET /v1/events.*"'
+_HELD = (
+    'route!~"POST /v1/checkins|GET /v1/evaluations/next|GET /v1/tasks/{task}/rounds/current'
+    '|GET /v1/rounds/{task}/{number}/wanted|GET /v1/events.*"'
+)
 _FAILURES = {"2xx": kit.GREEN, "4xx": kit.ORANGE, "5xx": kit.RED}
 
 

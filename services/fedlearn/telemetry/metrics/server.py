@@ -30,18 +30,19 @@ PODS = Gauge("fedlearn_fleet_pods", "Pods of devices, by their state in the clus
 
 DEVICE_STATES = ("waiting", "selected", "working", "away")
 ABANDON_REASONS = (
-    Code.TOO_FEW_DEVICES, Code.TOO_FEW_REPORTS, Code.COHORT_TOO_SMALL, Code.AGGREGATOR_KEY_LOST, Code.PARTIAL_SUM_DAMAGED,
-    Code.AGGREGATOR_UNREACHABLE,
-    Code.AGGREGATION_TIMEOUT, Code.TASK_CANCELLED, Code.BASE_SUPERSEDED, Code.STORAGE_DENIED, Code.INTERNAL,
+    Code.TOO_FEW_DEVICES, Code.TOO_FEW_REPORTS, Code.COHORT_TOO_SMALL, Code.AGGREGATOR_KEY_LOST, Code.AGGREGATOR_UNREACHABLE,
+    Code.AGGREGATION_TIMEOUT, Code.TOO_FEW_FOR_RULE, Code.PARTIAL_SUM_DAMAGED, Code.TASK_CANCELLED, Code.BASE_SUPERSEDED,
+    Code.STORAGE_DENIED, Code.FORBIDDEN, Code.INTERNAL,
 )  # fmt: skip
 DROPOUT_REASONS = (
     Code.TRAINING_FAILED, Code.DEVICE_STOPPING, Code.PLAN_INVALID, Code.MODEL_MISMATCH, Code.SEALING_KEY_UNTRUSTED,
-    Code.UPDATE_LATE, Code.FORBIDDEN, Code.STORAGE_UNAVAILABLE, Code.AGGREGATOR_UNREACHABLE, Code.INTERNAL,
+    Code.UPDATE_LATE, Code.NOT_ELIGIBLE, Code.SHARD_INVALID, Code.FORBIDDEN, Code.STORAGE_UNAVAILABLE,
+    Code.AGGREGATOR_UNREACHABLE, Code.INTERNAL,
 )  # fmt: skip
 OTHER = "other"
 
 ROUNDS.labels(Phase.COMMITTED, "")
-for _code in ABANDON_REASONS:
+for _code in (*ABANDON_REASONS, OTHER):
     ROUNDS.labels(Phase.ABANDONED, _code)
 for _phase in Phase:
     if not _phase.ended:
@@ -55,6 +56,11 @@ for _state in DEVICE_STATES:
     DEVICES.labels(_state)
 for _pod in PodState:
     PODS.labels(_pod)
+
+
+def count_round(phase: Phase, reason: Code | None) -> None:
+    """A round has ended in this phase."""
+    ROUNDS.labels(phase, "" if reason is None else reason if reason in ABANDON_REASONS else OTHER).inc()
 
 
 def count_dropout(standing: Standing, code: Code | None) -> None:
