@@ -17,10 +17,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as the aggregator has it
 
 import numpy as np
 
@@ -57,6 +60,11 @@ class Contender:
     @property
     def cpu_per_gigabyte(self) -> float:
         return statistics.median(self.cpu) / (self.size / 1e9)
+
+    @property
+    def by_cpu(self) -> float:
+        """GB/s if it had all cores to itself: what a busy machine's clock can't say."""
+        return CORES / self.cpu_per_gigabyte
 
     def share_of(self, other: "Contender") -> float:
         """The median over repetitions of this one's rate by the other's."""
@@ -99,6 +107,7 @@ def in_memory(updates: Sequence[Update], repetitions: int) -> list[Figure]:
         Figure("numpy `acc += n * delta`, float32, one core", numpy.rate, "GB/s"),
         Figure("fold decoded updates, float64", folds.rate, "GB/s"),
         Figure("fold decoded updates, of the memory's reads", 100 * folds.share_of(reads), "%", at_least=50),
+        Figure("the same by CPU time, which other load disturbs less", 100 * folds.by_cpu / reads.by_cpu, "%"),
         Figure("fold them one by one, as they come", one.rate, "GB/s"),
         Figure("CPU to fold", folds.cpu_per_gigabyte, "s/GB"),
     ]
@@ -110,11 +119,14 @@ class MemoryBlocks:
     def __init__(self, deltas: np.ndarray, window: int) -> None:
         self.updates, self.parameters = deltas.shape
         self._deltas, self._window = deltas, window
+        self._rows = np.empty((self.updates, window), np.float32)
 
     def of(self, chosen: Sequence[int]) -> Iterator[tuple[slice, Rows]]:
         for start in range(0, self.parameters, self._window):
             part = slice(start, min(start + self._window, self.parameters))
-            yield part, self._deltas[list(chosen), part]  # a copy, as rules may overwrite it
+            rows = self._rows[: len(chosen), : part.stop - part.start]
+            np.copyto(rows, self._deltas[:, part] if len(chosen) == self.updates else self._deltas[list(chosen), part])
+            yield part, rows  # a copy, as rules may overwrite it
 
 
 RULES: dict[str, Callable[[int], Rule]] = {
@@ -137,10 +149,26 @@ def robust(counts: Sequence[int], repetitions: int) -> list[Figure]:
             Contender(name, partial(combine, make(count), blocks, examples), deltas.nbytes) for name, make in RULES.items()
         ]
         take_turns(contenders, repetitions)
-        figures += [
-            Figure(f"{contender.name}, {count} updates", contender.rate, "GB/s", at_least=1.0) for contender in contenders
-        ]
+        for contender in contenders:
+            figures += [
+                Figure(f"{contender.name}, {count} updates", contender.rate, "GB/s", at_least=1.0),
+                Figure(f"{contender.name}, {count} updates, by CPU time", contender.by_cpu, "GB/s"),
+            ]
     return figures
+
+
+@contextmanager
+def watched(pid: int) -> Iterator[list[float]]:
+    """The CPU seconds that a process takes within it, as the only entry of the list once it has ended."""
+    seconds: list[float] = []
+    before = cpu_seconds(pid)
+    yield seconds
+    seconds.append(cpu_seconds(pid) - before)
+
+
+def cpu_seconds(pid: int) -> float:
+    spent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, spent)) / os.sysconf("SC_CLK_TCK")
 
 
 def bare_gets(urls: Sequence[str], size: int) -> None:
@@ -191,7 +219,8 @@ def from_storage(count: int, repetitions: int, workers: int) -> list[Figure]:
         ours = Contender("fold", fold, count * size)
         gets = Contender("get", get_only, count * size)
         hashes = Contender("sha", hash_only, (count // 4) * 4 * size)
-        take_turns((bare, ours, gets, hashes), repetitions)
+        with watched(storage.pid) as served:
+            take_turns((bare, ours, gets, hashes), repetitions)
     return [
         Figure(f"bare GETs of the same objects, {GETTERS} at once", bare.rate, "GB/s"),
         Figure("CPU of bare GETs, without the storage's", bare.cpu_per_gigabyte, "s/GB"),
@@ -201,6 +230,7 @@ def from_storage(count: int, repetitions: int, workers: int) -> list[Figure]:
         Figure("fetch, open, check and fold", ours.rate, "GB/s"),
         Figure("fetch, open, check and fold, of bare GETs", 100 * ours.share_of(bare), "%", at_least=80),
         Figure("CPU to fetch, open, check and fold", ours.cpu_per_gigabyte, "s/GB"),
+        Figure("CPU of the storage meanwhile", served[0] / (3 * (1 + repetitions) * count * size / 1e9), "s/GB"),
     ]
 
 
@@ -219,6 +249,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     figures: list[Figure] = []
+    print(
+        f"{CORES} cores; load average {os.getloadavg()[0]:.1f} at the start (figures by the clock mean little above {CORES}).\n"
+    )
     for part in given.part or PARTS:
         if part == "memory":
             rng = np.random.default_rng(0)
