@@ -5,13 +5,19 @@ from typing import NamedTuple
 
 
 class Figure(NamedTuple):
-    """One measured thing; `at_least` or `at_most` is its aim, where it has one."""
+    """One measured thing; `at_least` or `at_most` is its aim, where it has one.
+
+    Args:
+        by_cpu: the same by the CPU time that it took, as if all cores had been free for it: on a busy machine the clock
+            measures the others.
+    """
 
     what: str
     value: float
     unit: str
     at_least: float | None = None
     at_most: float | None = None
+    by_cpu: float | None = None
 
     @property
     def aim(self) -> str:
@@ -28,7 +34,12 @@ class Figure(NamedTuple):
 
 def show(figures: Sequence[Figure]) -> str:
     rows = [
-        f"| {figure.what} | {figure.value:,.3g} {figure.unit} | {figure.aim}{' **(missed)**' if figure.missed else ''} |"
+        f"| {figure.what} | {_number(figure.value, figure.unit)} | {_number(figure.by_cpu, figure.unit)} "
+        f"| {figure.aim}{' **(missed)**' if figure.missed else ''} |"
         for figure in figures
     ]
-    return "\n".join(["| | measured | aim |", "|---|---|---|", *rows, ""])
+    return "\n".join(["| | by the clock | by CPU time | aim |", "|---|---|---|---|", *rows, ""])
+
+
+def _number(value: float | None, unit: str) -> str:
+    return "" if value is None else f"{value:,.3g} {unit}"
