@@ -34,12 +34,14 @@ from fedlearn.core.robust import GeometricMedian, Median, MultiKrum, NormBound, 
 from fedlearn.core.updates import Update
 from fedlearn.local.seaweed import UPDATES
 from fedlearn.local.storage import LocalStorage
-from folding_round import SealedUpdates, peak_of
+from fedlearn.protocol.plans import TensorSpec
+from folding_round import WORKERS, SealedUpdates, peak_of
 from results import Figure, show
 
 CORES = len(os.sched_getaffinity(0))
 PARAMETERS = sum(int(np.prod(shape)) for shape in CNN_SHAPES)
 GETTERS = 4
+LARGE = 1 << 25  # parameters: 134 MB
 PARTS = ("memory", "robust", "storage", "peak")
 
 
@@ -240,7 +242,11 @@ def from_storage(count: int, repetitions: int, workers: int) -> list[Figure]:
 
 def peaks(counts: Sequence[int]) -> list[Figure]:
     """Peak memory of a process that folds so many updates, above what it has before the first."""
-    return [Figure(f"peak memory above the start, {count:,} updates", peak_of(count, cnn_plan()), "MB") for count in counts]
+    figures = [Figure(f"peak memory above the start, {count:,} updates", peak_of(count, cnn_plan()), "MB") for count in counts]
+    plan = cnn_plan().model_copy(update={"weights": (TensorSpec(shape=(LARGE,)),)})
+    peak, ring, model = peak_of(3, plan), (WORKERS + 1) * 34, 4 * LARGE / 1e6
+    figures.append(Figure(f"peak memory, a model of {model:.0f} MB, 3 updates", peak, "MB", at_most=2 * model + ring))
+    return figures
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from fedlearn.aggregator.gathering import Sealed, SealedBlocks, combine, fetcher
 from fedlearn.aggregator.layout import Descriptor, update_key
 from fedlearn.aggregator.partials import Chain, Partials
 from fedlearn.aggregator.strategies import rule_of
+from fedlearn.aggregator.streaming import Checked, Reader
 from fedlearn.core.aggregation import Combined, Tally, Total, WeightedSum
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, shard_of
@@ -39,6 +40,7 @@ _CORES = len(os.sched_getaffinity(0))
 _adders = ThreadPoolExecutor(_CORES, thread_name_prefix="add")
 _SPLIT_ELEMENTS = 1 << 23  # a shorter sum is added to by one thread, while the others fetch and open
 _RING_BYTES = 64 << 20
+LARGE_BYTES = 64 << 20  # a larger update is never in memory as a whole
 _RING_MOST = 8
 
 
@@ -48,6 +50,16 @@ class Counts:
 
     folded: Mapping[DeviceId, str]
     refused: Mapping[DeviceId, Code]
+
+
+@dataclass(slots=True)
+class _Half:
+    """A large update of which all windows before `next` are in the sum."""
+
+    device: DeviceId
+    sha256: str
+    checked: Checked
+    next: int = 1
 
 
 class Buffer:
@@ -87,6 +99,10 @@ class Folding:
         self._lock = threading.Lock()  # of the names, and held for no longer than it takes to read or write them
         self._adding = threading.Lock()  # of the sum, and of who is counted
         self._ring = max(1, min(_RING_MOST, _RING_BYTES // (4 * plan.parameters + 1))) if plan.aggregation.rule is None else 1
+        self._large = self.max_update_bytes > LARGE_BYTES
+        self._reader = Reader(plan, key, updates)
+        self._half: _Half | None = None
+        self._spoiled = False  # a part of an update is in the sum, and the rest can't be had
         self._checked: list[tuple[Update, Buffer]] = []  # counted, and added to the sum when there are enough of them
         self._sum: Tally = WeightedSum(plan.parameters) if plan.aggregation.rule is None else Tally()
         self._partials, self._chain = Partials(descriptor, plan, key, updates, shard), Chain()
@@ -132,11 +148,11 @@ class Folding:
             if (wrong := self._wrong.get((device, sha256))) is not None:
                 raise Refusal(wrong.code, wrong.detail)
             self._busy.add((device, sha256))
-        buffer, kept = self._buffers.take(), False
         try:
-            update = self._open(device, sha256, buffer)
-            self._fold(device, sha256, update, buffer)
-            kept = True
+            if self._large:
+                self._consider_large(device, sha256)
+            else:
+                self._consider_whole(device, sha256)
         except Refusal as refusal:
             with self._lock:
                 if device not in self._folded:
@@ -146,10 +162,9 @@ class Folding:
             metrics.UPDATES.labels(refusal.code).inc()
             raise
         finally:
-            if not kept:
-                self._buffers.give(buffer)
             with self._lock:
                 self._busy.discard((device, sha256))
+        metrics.UPDATES.labels("folded").inc()
 
     def mine(self, device: DeviceId) -> bool:
         """Whether this aggregator takes the device's update."""
@@ -163,7 +178,7 @@ class Folding:
     @property
     def unsaved(self) -> int:
         """How many updates are in the sum and in no partial sum; 0 with a robust rule, which needs the updates themselves."""
-        if self.plan.aggregation.rule is not None:
+        if self.plan.aggregation.rule is not None or self._spoiled:
             return 0
         with self._lock:
             return len(self._folded) - self._chain.counted
@@ -249,7 +264,7 @@ class Folding:
         folding = self
         with self._lock:
             # in the record's order: a float64 sum in another one may differ in its last bit
-            fits = list(self._folded.items()) == own[: len(self._folded)]
+            fits = not self._spoiled and list(self._folded.items()) == own[: len(self._folded)]
         if not fits:
             folding = Folding(self.descriptor, self.plan, self.key, self._updates, shard=self.shard)
             folding.resume()
@@ -304,6 +319,65 @@ class Folding:
             base_sha256=self.descriptor.base.sha256,
         )
 
+    def _consider_whole(self, device: DeviceId, sha256: str) -> None:
+        buffer, kept = self._buffers.take(), False
+        try:
+            update = self._open(device, sha256, buffer)
+            with metrics.FOLD_SECONDS.time(), self._adding:
+                self._fold(device, sha256, update, buffer)
+            kept = True  # until it has been added to the sum
+        finally:
+            if not kept:
+                self._buffers.give(buffer)
+
+    def _consider_large(self, device: DeviceId, sha256: str) -> None:
+        with metrics.FETCH_SECONDS.time():
+            try:
+                checked = self._reader.check(update_key(self.descriptor.id, device, sha256), sha256, self._context(device))
+            except Refusal as refusal:
+                if refusal.code is Code.NOT_FOUND:
+                    raise Refusal(Code.UPDATE_MISSING, f"The update of {device} is not in object storage.") from refusal
+                raise
+        metrics.UPDATES_RECEIVED.inc()
+        metrics.UPDATE_BYTES.inc(checked.opening.header.total_bytes)
+        with metrics.FOLD_SECONDS.time(), self._adding:
+            self._add_rest()
+            if self._folded.get(device) == sha256:  # an outage had come before its last window
+                return
+            self._refuse_another(device)
+            self._half = _Half(device, sha256, checked)
+            self._add_rest()
+
+    def _add_rest(self) -> None:
+        """Add what is left of a large update that was begun."""
+        half = self._half
+        if half is None:
+            return
+        update = half.checked.update
+        try:
+            if isinstance(self._sum, WeightedSum):
+                for window in self._reader.windows(half.checked, half.next):
+                    self._sum.fold_part(window.start, window.delta, update.examples)
+                    half.next += 1
+                self._sum.count(update)
+            else:
+                self._sum.fold(update)
+        except Refusal:  # the storage gives other bytes than a moment ago
+            self._half, self._spoiled = None, half.next > 1
+            raise
+        self._half = None
+        self._count(half.device, half.sha256, update)
+
+    def _refuse_another(self, device: DeviceId) -> None:
+        if device in self._folded:
+            raise Refusal(Code.UPDATE_REPEATED, f"Another update of {device} is counted already.")
+
+    def _count(self, device: DeviceId, sha256: str, update: Update) -> None:
+        with self._lock:
+            self._folded[device] = sha256
+            self._examples[device] = update.examples
+            self._refused.pop(device, None)
+
     def _open(self, device: DeviceId, sha256: str, buffer: Buffer) -> Update:
         with metrics.FETCH_SECONDS.time():
             try:
@@ -326,20 +400,15 @@ class Folding:
 
     def _fold(self, device: DeviceId, sha256: str, update: Update, buffer: Buffer) -> None:
         """Count an update; its buffer is given back when it has been added to the sum."""
-        with metrics.FOLD_SECONDS.time(), self._adding:
-            if device in self._folded:
-                raise Refusal(Code.UPDATE_REPEATED, f"Another update of {device} is counted already.")
-            self._checked.append((update, buffer))
-            with self._lock:
-                self._folded[device] = sha256
-                self._examples[device] = update.examples
-                self._refused.pop(device, None)
-            if len(self._checked) >= self._ring:
-                self._add_checked()
-        metrics.UPDATES.labels("folded").inc()
+        self._refuse_another(device)
+        self._checked.append((update, buffer))
+        self._count(device, sha256, update)
+        if len(self._checked) >= self._ring:
+            self._add_checked()
 
     def _add_checked(self) -> None:
         """Add to the sum what waits for it, in one pass over the sum."""
+        self._add_rest()
         updates = [update for update, _ in self._checked]
         if isinstance(self._sum, WeightedSum):
             self._sum.fold_all(updates, _adders if self.plan.parameters >= _SPLIT_ELEMENTS else None, _CORES)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedlearn.core.errors import Code, Refusal
-from fedlearn.core.updates import Update
+from fedlearn.core.updates import Update, Vector
 
 _WINDOW = 1 << 14  # elements; a window of the sum and of `_TOGETHER` deltas, in float64, stay near the L2 cache
 _TOGETHER = 8
@@ -138,6 +138,17 @@ class WeightedSum(Tally):
     def part(self, start: int, elements: int) -> npt.NDArray[np.float64]:
         """A view of the sum."""
         return self._sum[start : start + elements]
+
+    def fold_part(self, start: int, delta: Vector, examples: int) -> None:
+        """Add a part of an update, in place; to the last bit what `fold` adds there. `count` belongs to it."""
+        for first in range(0, len(delta), _WINDOW):
+            part = delta[first : first + _WINDOW]
+            # in float32 the product would lose what the sum keeps
+            self._sum[start + first : start + first + len(part)] += np.multiply(part, float(examples), dtype=np.float64)
+
+    def count(self, update: Update) -> None:
+        """Count an update whose delta was added by `fold_part`."""
+        Tally.fold(self, update)
 
     def add_part(self, start: int, values: npt.NDArray[np.float64]) -> None:
         """Add a part of another sum, in place; what that sum has counted comes by `add_state`."""

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from fedlearn.adapters.memory import MemoryObjectStore
+from fedlearn.aggregator import folding as folding_module
+from fedlearn.aggregator import streaming
 from fedlearn.aggregator.folding import Folding
 from fedlearn.aggregator.layout import update_key
 from fedlearn.core.errors import Code, Outage, Refusal
@@ -25,8 +27,11 @@ def sealed() -> SealedRound:
     return SealedRound(MemoryObjectStore())
 
 
-@pytest.fixture
-def folding(sealed: SealedRound) -> Folding:
+@pytest.fixture(params=["whole", "streamed"])
+def folding(request: pytest.FixtureRequest, sealed: SealedRound, monkeypatch: pytest.MonkeyPatch) -> Folding:
+    if request.param == "streamed":
+        monkeypatch.setattr(folding_module, "LARGE_BYTES", 0)
+        monkeypatch.setattr(streaming, "_SPAN_BYTES", 9000)
     return Folding(sealed.descriptor, sealed.plan, sealed.key, sealed.store)
 
 
