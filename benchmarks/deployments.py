@@ -21,11 +21,16 @@ CNN_SHAPES = [(5, 5, 1, 32), (32,), (5, 5, 32, 64), (64,), (3136, 512), (512,), 
 """The weights of McMahan's CNN: 1,663,370 float32."""
 
 
-def cnn_plan() -> Plan:
+def cnn_plan(codec: str = "float32") -> Plan:
     dense = {"module": "keras.layers", "class_name": "Dense", "config": {}, "registered_name": None}
     architecture = {"module": "keras", "class_name": "Sequential", "config": {"layers": [dense]}}
     return Plan.model_validate(
-        {"dataset": "mnist", "architecture": architecture, "weights": [{"shape": shape} for shape in CNN_SHAPES]}
+        {
+            "dataset": "mnist",
+            "architecture": architecture,
+            "update": {"encoding": codec},
+            "weights": [{"shape": shape} for shape in CNN_SHAPES],
+        }
     )
 
 

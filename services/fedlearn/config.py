@@ -82,6 +82,36 @@ class ClusterSettings(_Group):
         return self
 
 
+class ReplicaSettings(_Group):
+    """This server as one of several on one PostgreSQL, of which one leads the rounds. With SQLite there is one server."""
+
+    address: str | None = Field(
+        None, description="How the other servers reach this one. Default: http://host:port, for 0.0.0.0 with its own address."
+    )
+    lease: str | None = Field(
+        None, min_length=1, description="The Kubernetes Lease that the leader holds; none: an advisory lock of PostgreSQL."
+    )
+    lease_seconds: int = Field(8, ge=3, le=60, description="A leader that is silent for so long is replaced.")
+
+
+class LimitSettings(_Group):
+    """What callers may ask of a service. Health, readiness and metrics are always answered."""
+
+    body_bytes: int = Field(8 * 1024 * 1024, ge=65536, le=1 << 30, description="The longest body; longer: `body_too_large`.")
+    open_requests: int = Field(
+        20_000, ge=16, le=1_000_000, description="Requests at once, held check-ins among them; one more: `busy`."
+    )
+    requests_per_second: float = Field(
+        200.0, ge=1, le=100_000, description="Of a pod, or of an address on routes open to all; more: `too_many_requests`."
+    )
+    failures_per_second: float = Field(
+        10.0, ge=1, le=100_000, description="Wrong tokens from one address; more: `too_many_requests`, right ones too."
+    )
+    arrival_seconds: float = Field(
+        60.0, ge=1, le=600, description="Until a request must have come whole; its connection is closed then."
+    )
+
+
 def addresses(text: str) -> list[str]:
     """The addresses in a setting that may hold several, by commas."""
     return [address for part in text.split(",") if (address := part.strip().rstrip("/"))]
@@ -92,6 +122,7 @@ class _Service(BaseSettings):
 
     host: str = Field("127.0.0.1", description="The address to listen on.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The least level that is logged.")
+    limits: LimitSettings = LimitSettings()
 
 
 class ServerSettings(_Service):
@@ -102,6 +133,7 @@ class ServerSettings(_Service):
     storage: StorageSettings = Field(description="With the server's credential: it reads models and nothing else.")
     identity: IdentitySettings
     cluster: ClusterSettings = ClusterSettings()
+    replica: ReplicaSettings = ReplicaSettings()
     aggregator_url: str = Field(
         "http://127.0.0.1:8003",
         description="The aggregator's address; where several share rounds, all of them by commas, number 0 first.",
@@ -116,6 +148,14 @@ class ServerSettings(_Service):
         200.0, ge=1, le=100_000, description="A large fleet is told to come back this often."
     )
     max_away_seconds: float = Field(900.0, ge=1, le=86400, description="The longest that a device is told to stay away.")
+
+    @model_validator(mode="after")
+    def _lease_where_there_are_several(self) -> Self:
+        if self.replica.lease is not None and self.database_url.startswith("sqlite"):
+            raise ValueError("replica.lease wants a PostgreSQL database_url: SQLite has one server")
+        if self.replica.lease is not None and not self.cluster.pod_name:
+            raise ValueError("replica.lease wants cluster.pod_name: set it by the downward API")
+        return self
 
 
 class AggregatorSettings(_Service):
@@ -178,6 +218,11 @@ class DeviceSettings(_Service):
     learner: Literal["keras", "synthetic"] = Field("keras", description="synthetic: random deltas, for load and chaos.")
     synthetic_seconds: float = Field(0.0, ge=0, le=3600, description="How long the synthetic learner lets a training last.")
     seed: int = Field(0, ge=0, lt=2**32, description="Makes local training repeatable.")
+    state: Path | None = Field(
+        None,
+        description="A directory of its own for what it needs in later rounds, such as what `top_k` has not sent yet; none: "
+        "until the process ends.",
+    )
     manual: bool = Field(
         False, description="Train at `/modeltrain` and so on, for the walk-through: anybody may call it. Without `count`."
     )
@@ -212,7 +257,16 @@ class EvaluatorSettings(_Service):
     learner: Literal["keras", "synthetic"] = Field("keras", description="synthetic: made-up figures, for load and chaos.")
 
 
-Settings = TypeVar("Settings", bound=_Service)
+class BackupSettings(BaseSettings):
+    """What `fedlearn backup` and `fedlearn restore` read and write: the server's database and the models."""
+
+    model_config = SettingsConfigDict(env_prefix="FEDLEARN_", env_nested_delimiter="__", extra="ignore", frozen=True)
+
+    database_url: str = Field(description="The server's database.")
+    storage: StorageSettings = Field(description="A credential that reads models, or to restore, writes them.")
+
+
+Settings = TypeVar("Settings", bound=BaseSettings)
 
 
 def load(kind: type[Settings], **given: Any) -> Settings:

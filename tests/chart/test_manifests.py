@@ -9,7 +9,7 @@ import pytest
 from helm_python import lint
 
 from fedlearn import __version__, config
-from support.chart import CHART, Manifest, Rendered, chart, render, values
+from support.chart import CHART, SEVERAL, Manifest, Rendered, chart, render, values
 
 VERSIONS = [f"1.{minor}" for minor in range(30, int(kubernetes_validate.latest_version().split(".")[1]) + 1)]
 
@@ -115,6 +115,29 @@ class TestWorkloads:
         spec = default.of("Deployment")["fedlearn-server"]["spec"]
         assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
 
+    def test_several_servers_on_postgresql_are_replaced_one_by_one_and_never_fewer(self) -> None:
+        rendered = render(SEVERAL)
+        spec = rendered.of("Deployment")["fedlearn-server"]["spec"]
+        rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
+        assert (spec["replicas"], spec["strategy"]) == (2, rolling)
+        budget = rendered.of("PodDisruptionBudget")["fedlearn-server"]["spec"]
+        assert budget["maxUnavailable"] == 1
+        assert budget["selector"] == spec["selector"]
+
+    def test_a_drain_may_take_a_single_server(self, default: Rendered) -> None:
+        assert "fedlearn-server" not in default.of("PodDisruptionBudget")
+
+    def test_servers_on_postgresql_know_their_lease_and_how_others_reach_them(self) -> None:
+        for replicas in (1, 2):
+            rendered = render({**SEVERAL, "server": {"replicas": replicas}})
+            assert rendered.environment("server")["FEDLEARN_REPLICA__LEASE"] == "fedlearn-server"
+            assert rendered.environment("server")["FEDLEARN_REPLICA__ADDRESS"] == "http://$(POD_IP):8000"
+            names = [variable["name"] for variable in rendered.pods["server"].main["env"]]
+            assert names.index("POD_IP") < names.index("FEDLEARN_REPLICA__ADDRESS")  # only what stands before is filled in
+
+    def test_a_server_on_sqlite_has_no_lease(self, default: Rendered) -> None:
+        assert not any(name.startswith("FEDLEARN_REPLICA") for name in default.environment("server"))
+
     def test_devices_start_side_by_side_with_a_claim_each_that_stays(self, default: Rendered) -> None:
         spec = default.of("StatefulSet")["fedlearn-device"]["spec"]
         assert (spec["replicas"], spec["podManagementPolicy"]) == (3, "Parallel")
@@ -179,7 +202,16 @@ class TestDeviceData:
 
     def test_no_device_writes_to_its_own(self, every: Rendered) -> None:
         mounts = every.pods["device"].main["volumeMounts"]
-        assert [m.get("readOnly") for m in mounts if m["name"] == "data"] == [True]
+        assert [m.get("readOnly") for m in mounts if m["mountPath"] == "/data"] == [True]
+
+    def test_what_a_device_needs_in_later_rounds_lies_on_its_own_volume_beside_them(self, every: Rendered) -> None:
+        pod = every.pods["device"]
+        (mount,) = [m for m in pod.main["volumeMounts"] if m["mountPath"] == every.environment("device")["FEDLEARN_STATE"]]
+        if "volumeClaimTemplates" in pod.owner["spec"]:
+            assert mount == {"name": "data", "mountPath": "/state", "subPath": "state"}
+        else:
+            assert mount == {"name": "state", "mountPath": "/state"}
+            assert {"name": "state", "emptyDir": {}} in pod.spec["volumes"]
 
 
 class TestSettings:
@@ -202,7 +234,7 @@ class TestSettings:
                 for name, value in given.items():
                     patch.setenv(name, value)
                 loaded = config.load(model)
-            fields = {name.upper() for name in model.model_fields} | {"POD_INDEX"}
+            fields = {name.upper() for name in model.model_fields} | {"POD_INDEX", "POD_IP"}
             assert {name.removeprefix("FEDLEARN_").partition("__")[0] for name in given} <= fields
             assert loaded.port == every.pods[service].main["ports"][0]["containerPort"]
 
@@ -261,6 +293,16 @@ class TestRights:
             ("", "pods", "watch"),
             ("events.k8s.io", "events", "create"),
         }
+
+    def test_on_a_lease_are_of_servers_on_postgresql_alone_and_on_theirs_alone(self, default: Rendered) -> None:
+        def leases(rendered: Rendered) -> list[Manifest]:
+            return [rule for role in rendered.of("Role").values() for rule in role["rules"] if "leases" in rule["resources"]]
+
+        assert leases(default) == []
+        assert [(rule.get("resourceNames"), rule["verbs"]) for rule in leases(render(SEVERAL))] == [
+            (None, ["create"]),
+            (["fedlearn-server"], ["get", "update"]),
+        ]
 
     def test_are_of_server_and_aggregator_alone(self, default: Rendered) -> None:
         bound = {

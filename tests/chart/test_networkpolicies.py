@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from support.chart import NAMESPACE, Manifest, Rendered, render, values
+from support.chart import NAMESPACE, SEVERAL, Manifest, Rendered, render, values
 
 PORTS = {"server": 8000, "aggregator": 8003, "device": 8001, "evaluator": 8004, "storage": 8333}
 REACHES = {
@@ -76,6 +76,11 @@ def test_devices_do_not_reach_each_other(default: Rendered) -> None:
     device = labels(default, "device")
     assert not allowed(default, device, "egress", device, PORTS["device"])
     assert not allowed(default, device, "ingress", device, PORTS["device"])
+
+
+def test_servers_reach_each_other_where_there_are_several(default: Rendered) -> None:
+    assert not reaches(default, "server", "server")
+    assert reaches(render(SEVERAL), "server", "server")
 
 
 def test_the_device_of_another_release_reaches_nobody(default: Rendered) -> None:

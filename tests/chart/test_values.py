@@ -67,10 +67,9 @@ def test_every_value_has_a_default_and_every_default_is_in_the_schema() -> None:
 def test_the_full_file_sets_every_value_to_something_else() -> None:
     full, ours = dict(leaves(values("full"))), dict(leaves(DEFAULTS))
     assert full.keys() == ours.keys()
-    # a secret's name and its content exclude each other, and there is one server
+    # a secret's name and its content exclude each other
     same = {path for path in full if full[path] == ours[path]}
     assert same == {
-        "server.replicas",
         "networkPolicy.enabled",
         "aggregator.identity.privateKey",
         "objectStore.server.accessKey",
@@ -85,7 +84,8 @@ def test_the_full_file_sets_every_value_to_something_else() -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"server": {"replicas": 2}}, "/server/replicas"),
+        ({"server": {"replicas": 0}}, "/server/replicas"),
+        ({"server": {"replicas": 2}}, "/database"),
         ({"serverr": {}}, "serverr"),
         ({"device": {"data": {"partitoner": "iid"}}}, "partitoner"),
         ({"device": {"data": {"partitioner": "fair"}}}, "/device/data/partitioner"),

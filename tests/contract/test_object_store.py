@@ -125,6 +125,14 @@ def test_an_object_of_several_chunks_comes_back_whole_and_in_ranges(subject: Sub
     assert subject.store.get(subject.key(), start=4_194_000, length=1000) == body[4_194_000:4_195_000]
 
 
+def test_a_large_object_replaces_another_one_as_a_whole(subject: Subject) -> None:
+    body = BODY * ((64 << 20) // 256 + 1)  # beyond what goes in one piece
+    subject.store.put(subject.key(), BODY)
+    subject.store.put(subject.key(), memoryview(body))
+    assert subject.store.size(subject.key()) == len(body)
+    assert hashlib.sha256(subject.store.get(subject.key())).digest() == hashlib.sha256(body).digest()
+
+
 def test_an_empty_object_is_an_object(subject: Subject) -> None:
     subject.store.put(subject.key(), b"")
     assert subject.store.get(subject.key()) == b""

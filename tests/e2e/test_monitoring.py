@@ -84,9 +84,14 @@ def answers(release: Release, ask: Callable[[str], Samples], cluster: Cluster) -
     found: dict[str, Samples] = {}
     give_up = time.monotonic() + 150
     asked = {filled(expression, release.namespace, RATE_INTERVAL): expression for expression in EXPRESSIONS}
+
+    def ask_again() -> None:
+        """All of them, so that each tells of what has just happened; some have nothing to say before or after it."""
+        found.update({asked[expression]: samples for expression, samples in ask_all(ask, list(asked)).items()})
+
     while len(found) < len(asked) and time.monotonic() < give_up:
-        # all of them each time, so that each tells of what has just happened; some have nothing to say before or after it
-        found |= {asked[expression]: samples for expression, samples in ask_all(ask, list(asked)).items()}
+        ask_again()
+    ask_again()
     release.wait_until_ready("device", 3)
     release.next_version()
     wait_for(lambda: targets(ask) == TARGETS, "all targets to be up", 60)

@@ -13,6 +13,8 @@ CHART = Path(__file__).parents[2] / "charts" / "fedlearn"
 NAMESPACE = "learning"
 VALUES_FILES = sorted((CHART / "ci").glob("*-values.yaml"))
 Manifest = Mapping[str, Any]
+SEVERAL = {"server": {"replicas": 2}, "database": {"existingSecret": "postgresql"}}
+"""Values for several servers."""
 
 
 @cache

@@ -14,7 +14,7 @@ from fedlearn.core.errors import Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.ports import Task
 from fedlearn.core.rounds import Aggregate, ModelRef, Phase, Round, RoundPolicy
-from fedlearn.protocol.messages import CheckIn
+from fedlearn.protocol.messages import CheckIn, Model, RoundOpen
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.tickets import TicketSigner, make_signing_key
 from fedlearn.server.coordinator import Coordinator
@@ -34,13 +34,17 @@ class PlayedAggregator:
         self.closed: list[RoundId] = []
         self.swept: list[RoundId] = []
         self.refuses: Refusal | None = None
-        self.sweeping = asyncio.Event()
+        self.served: Model | None = None
+        self.sweeping, self.opening = asyncio.Event(), asyncio.Event()
         self.sweeping.set()
+        self.opening.set()
 
-    async def open_round(self, round_: Round, plan: Plan) -> None:
+    async def open_round(self, round_: Round, plan: Plan) -> RoundOpen:
+        await self.opening.wait()
         self.opened.append(round_.id)
         if self.refuses is not None:
             raise self.refuses
+        return RoundOpen(task=round_.id.task, round=round_.id.number, kid="0" * 32, state="open", served=self.served)
 
     @staticmethod
     def shared_by(_plan: Plan) -> int:
@@ -78,6 +82,7 @@ class Desk:
             ticket_grace_seconds=60.0,
         )
         self.coordinator = Coordinator(self.around)
+        self.checkin = CheckIn(dataset="mnist", examples=10)
 
     def add_task(self, name: str = "t", *, rounds: int | None = 1, target: float | None = None, **policy: Any) -> Task:
         base = ModelRef(0, f"{name}/models/0", hashlib.sha256(b"0").hexdigest(), 100)
@@ -105,9 +110,9 @@ class Desk:
 
     def check_in(self, *devices: str, seconds: float = 10.0) -> dict[str, asyncio.Task[Any]]:
         """Check in each of these devices, and hold the check-ins."""
-        checkin = CheckIn(dataset="mnist", examples=10)
         return {
-            device: asyncio.create_task(self.fleet.wait(DeviceId(device), checkin, seconds), name=device) for device in devices
+            device: asyncio.create_task(self.fleet.wait(DeviceId(device), self.checkin, seconds), name=device)
+            for device in devices
         }
 
     def round(self, number: int, task: str = "t") -> Round:

@@ -8,6 +8,7 @@ from types import ModuleType
 from prometheus_client.metrics import Histogram, MetricWrapperBase
 
 from fedlearn.telemetry import metrics
+from fedlearn.telemetry.metrics import http
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 SECTIONS = {
@@ -68,6 +69,8 @@ def _row(metric: MetricWrapperBase) -> str:
 def _values(metric: MetricWrapperBase, index: int) -> str:
     if metric._labelnames[index] in ("task", "version", "route"):
         return ""
+    if metric is http.REQUEST_SECONDS:  # its series come with an app's routes and requests
+        return ": " + ", ".join(_words(http.Status))
     return ": " + ", ".join(_words(str(labels[index]) for labels in metric._metrics))
 
 

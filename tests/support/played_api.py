@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from fedlearn.adapters.kubernetes.connection import Connection, connect
@@ -117,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.api.end.wait(30)
         self.wfile.write(b"0\r\n\r\n")
 
-    do_GET = do_POST = do_PATCH = _serve  # noqa: N815 - http.server's names
+    do_GET = do_POST = do_PUT = do_PATCH = _serve  # noqa: N815 - http.server's names
 
     def log_message(self, *_: object) -> None:
         pass
@@ -132,7 +132,16 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def played_api(directory: Path) -> Iterator[PlayedApi]:
-    api = PlayedApi(directory)
+    with played(PlayedApi(directory)) as api:
+        yield api
+
+
+Played = TypeVar("Played", bound=PlayedApi)
+
+
+@contextmanager
+def played(api: Played) -> Iterator[Played]:
+    """Serve this API."""
     with _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": api})) as server:
         api.url = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))

@@ -21,8 +21,10 @@ GROUPS: dict[str, type[BaseModel]] = {
     "storage": config.StorageSettings,
     "identity": config.IdentitySettings,
     "cluster": config.ClusterSettings,
+    "replica": config.ReplicaSettings,
+    "limits": config.LimitSettings,
 }
-_COMMON = ("host", "log_level")
+_COMMON = ("host", "log_level", "limits")
 _KINDS: dict[Any, str] = {
     int: "integer",
     float: "number",

@@ -33,15 +33,16 @@ from fedlearn.protocol.sealing import SignedSealingKey, verify_sealing_key
 from fedlearn.protocol.tensors import decode_vector, encode_model, unflatten
 
 PATIENCE_SECONDS = 30.0
+_PATIENT = {"FEDLEARN_LIMITS__FAILURES_PER_SECOND": "10000"}  # tests show wrong tokens by the hundred
 
 
 def small_plan(**changes: Any) -> Plan:
-    """A plan of 7,850 parameters that needs no Keras."""
+    """A plan of 7,850 parameters that needs no Keras; its updates are float32, so that sums can be compared to the last bit."""
     dense = {"module": "keras.layers", "class_name": "Dense", "config": {"units": 10}, "registered_name": None}
     architecture = {"module": "keras", "class_name": "Sequential", "config": {"layers": [dense]}}
     weights = [{"shape": [784, 10]}, {"shape": [10]}]
-    given = {"dataset": "mnist", "architecture": architecture, "weights": weights, "max_examples": 1000, **changes}
-    return Plan.model_validate(given)
+    given: dict[str, Any] = {"dataset": "mnist", "architecture": architecture, "weights": weights, "max_examples": 1000}
+    return Plan.model_validate({**given, "update": {"encoding": "float32"}, **changes})
 
 
 def random_model(plan: Plan, seed: int = 0) -> bytes:
@@ -91,8 +92,8 @@ class World:
         issuer = deployment.identities.prepare()
         services = Services()
         environments = {
-            "server": {**deployment.server(), **(server_settings or {})},
-            "aggregator": {**deployment.aggregator(), **(aggregator_settings or {})},
+            "server": {**deployment.server(), **_PATIENT, **(server_settings or {})},
+            "aggregator": {**deployment.aggregator(), **_PATIENT, **(aggregator_settings or {})},
         }
         started = {
             role: services.add(start_program(role, [role], environment, directory / f"{role}.log"))

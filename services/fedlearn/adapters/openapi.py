@@ -14,7 +14,7 @@ BY_TOKEN = (Code.UNAUTHENTICATED, Code.FORBIDDEN, Code.IDENTITY_UNAVAILABLE)
 BY_OPERATOR = (Code.UNAUTHENTICATED, Code.SETTING_INVALID)
 """What every route gives that only an operator may call."""
 
-EVERYWHERE = (Code.BAD_REQUEST, Code.BODY_TOO_LARGE, Code.INTERNAL)
+EVERYWHERE = (Code.BAD_REQUEST, Code.BODY_TOO_LARGE, Code.TOO_MANY_REQUESTS, Code.BUSY, Code.INTERNAL)
 
 Responses = dict[int | str, dict[str, Any]]
 

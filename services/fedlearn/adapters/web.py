@@ -9,16 +9,18 @@ from types import FrameType
 
 import uvicorn
 import uvloop
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fedlearn import __version__
+from fedlearn.adapters.answers import problem_answer
+from fedlearn.adapters.limits import Limits, punctual_protocol, raise_file_limit, too_large
 from fedlearn.adapters.openapi import DocumentedApp, problems
+from fedlearn.config import LimitSettings
 from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal, SetupError
-from fedlearn.protocol.problems import MEDIA_TYPE, problem_of
 from fedlearn.telemetry import metrics
 from fedlearn.telemetry.logs import log
 from fedlearn.telemetry.metrics import http as http_metrics
@@ -26,7 +28,7 @@ from fedlearn.telemetry.metrics import http as http_metrics
 _log = log(__name__)
 
 _IDLE_SECONDS = 75  # longer than our callers keep an idle connection
-MAX_BODY_BYTES = 8 * 1024 * 1024
+_SPARE_FILES = 1000  # beside those of the open requests: idle connections, probes, the database
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 Ready = Callable[[], Awaitable[None]]
 
@@ -40,6 +42,7 @@ def make_app(
     unready: Code,
     on_stop: Callable[[], None] = lambda: None,
     on_scrape: Callable[[], None] = lambda: None,
+    limits: LimitSettings | None = None,
 ) -> FastAPI:
     """An app with problems (RFC 9457) for every failure, `/healthz`, `/readyz` and `/metrics`.
 
@@ -48,10 +51,11 @@ def make_app(
         unready: its code, when what the service stands on is away; every route may give it.
         on_stop: called as soon as the service is asked to stop, so that it can let go of the requests that it holds.
         on_scrape: called in the event loop before the metrics are read, for those that are counted then.
+        limits: what callers may ask; the settings' defaults where none are given.
     """
     app = DocumentedApp(title=title, description=description, version=__version__, lifespan=lifespan, common=(unready,))
-    app.state.on_stop = on_stop
-    app.add_middleware(_BodyLimit)
+    app.state.on_stop, app.state.limits = on_stop, limits or LimitSettings()
+    app.add_middleware(Limits, limits=app.state.limits)
     app.add_middleware(_Stopwatch)
     app.add_exception_handler(FedlearnError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
@@ -73,7 +77,7 @@ def make_app(
         try:
             await ready()
         except FedlearnError as error:
-            return _answer(error, at_least=503)  # whatever it is elsewhere, here it says: not now
+            return problem_answer(error, at_least=503)  # whatever it is elsewhere, here it says: not now
         return {"status": "ready"}
 
     @app.get("/metrics", tags=["health"], summary="Metrics for Prometheus.", response_class=Response)
@@ -107,23 +111,15 @@ class Probe:
         await self._asking
 
 
-def _answer(error: FedlearnError, at_least: int = 0) -> Response:
-    problem = problem_of(error)
-    if problem.status < at_least:
-        problem = problem.model_copy(update={"status": at_least})
-    headers = {"WWW-Authenticate": "Bearer"} if problem.status == 401 else {}
-    return Response(problem.model_dump_json(), problem.status, headers, MEDIA_TYPE)
-
-
 async def _on_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, FedlearnError)
-    return _answer(error)
+    return problem_answer(error)
 
 
 async def _on_invalid(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
-    return _answer(Refusal(Code.BAD_REQUEST, f"The request is not as documented: {faults}."))
+    return problem_answer(Refusal(Code.BAD_REQUEST, f"The request is not as documented: {faults}."))
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
@@ -131,21 +127,17 @@ async def _on_http(request: Request, error: Exception) -> Response:
     refusals = {
         404: Refusal(Code.NOT_FOUND, f"There is nothing at {request.url.path}."),
         405: Refusal(Code.METHOD_NOT_ALLOWED, f"{request.url.path} does not take {request.method}."),
-        413: _too_large(),
+        413: too_large(request.app.state.limits),
     }
     other = Refusal(Code.BAD_REQUEST, f"The request is not as documented: {error.detail}.")
-    answer = _answer(refusals.get(error.status_code, other))
+    answer = problem_answer(refusals.get(error.status_code, other))
     answer.headers.update(error.headers or {})  # Allow, for 405
     return answer
 
 
 async def _on_crash(request: Request, error: Exception) -> Response:
     _log.error("unforeseen failure", path=request.url.path, exc_info=error)
-    return _answer(Outage(Code.INTERNAL, "The service failed in a way it did not foresee."))
-
-
-def _too_large() -> Refusal:
-    return Refusal(Code.BODY_TOO_LARGE, f"A body may have {MAX_BODY_BYTES} bytes.")
+    return problem_answer(Outage(Code.INTERNAL, "The service failed in a way it did not foresee."))
 
 
 def _name(route: object) -> str | None:
@@ -179,37 +171,6 @@ class _Stopwatch:
         finally:
             route = _name(scope.get("route"))  # the router has left it there
             http_metrics.observe(route or http_metrics.NO_ROUTE, status, time.perf_counter() - began)
-
-
-class _BodyLimit:
-    """Refuses a body that is longer than any message, before it is held in memory."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if not declared.isdigit() or int(declared) > MAX_BODY_BYTES:
-            await self._refuse(scope, receive, send)
-            return
-        taken = 0
-
-        async def counted() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > MAX_BODY_BYTES:  # an HTTPException, since of all errors FastAPI passes only that one on from here
-                raise HTTPException(413)
-            return message
-
-        await self._app(scope, counted, send)
-
-    @staticmethod
-    async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
-        await _answer(_too_large())(scope, receive, send)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -255,8 +216,11 @@ def serve(app: FastAPI, listener: socket.socket, *, grace_seconds: int = 10) -> 
 
 
 async def _serve(app: FastAPI, listener: socket.socket, grace_seconds: int) -> None:
+    limits: LimitSettings = app.state.limits
+    raise_file_limit(limits.open_requests + _SPARE_FILES)
     config = uvicorn.Config(
         app,
+        http=punctual_protocol(limits.arrival_seconds),
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=grace_seconds,

@@ -55,8 +55,9 @@ def build_app(settings: AggregatorSettings) -> FastAPI:
         lifespan=lifespan,
         ready=rounds.ready,
         unready=Code.STORAGE_UNAVAILABLE,
+        limits=settings.limits,
     )
-    gate = make_gate(settings.identity, AUDIENCE)
+    gate = make_gate(settings.identity, AUDIENCE, settings.limits)
     app.include_router(server_routes(rounds, gate, settings))
     app.include_router(
         device_routes(

@@ -40,7 +40,7 @@ _CORES = len(os.sched_getaffinity(0))
 _adders = ThreadPoolExecutor(_CORES, thread_name_prefix="add")
 _SPLIT_ELEMENTS = 1 << 23  # a shorter sum is added to by one thread, while the others fetch and open
 _RING_BYTES = 64 << 20
-LARGE_BYTES = 64 << 20  # a larger update is never in memory as a whole
+LARGE_BYTES = 64 << 20  # a larger delta is never in memory as a whole
 _RING_MOST = 8
 
 
@@ -99,7 +99,7 @@ class Folding:
         self._lock = threading.Lock()  # of the names, and held for no longer than it takes to read or write them
         self._adding = threading.Lock()  # of the sum, and of who is counted
         self._ring = max(1, min(_RING_MOST, _RING_BYTES // (4 * plan.parameters + 1))) if plan.aggregation.rule is None else 1
-        self._large = self.max_update_bytes > LARGE_BYTES
+        self._large = 4 * plan.parameters > LARGE_BYTES
         self._reader = Reader(plan, key, updates)
         self._half: _Half | None = None
         self._spoiled = False  # a part of an update is in the sum, and the rest can't be had
@@ -316,7 +316,7 @@ class Folding:
             round=self.descriptor.round,
             device=device,
             plan_digest=self.plan.digest,
-            base_sha256=self.descriptor.base.sha256,
+            base_sha256=self.descriptor.start.sha256,
         )
 
     def _consider_whole(self, device: DeviceId, sha256: str) -> None:

@@ -21,6 +21,7 @@ class Descriptor(BaseModel):
         aggregators: how many share the round; each takes the updates of the devices whose `shard_of` is its number.
         wrapped_key: the round's private sealing key, wrapped under the aggregator's identity; deleting it closes the round's
             updates for ever.
+        served: the file that devices begin with, and whose digest their updates name; None for the base itself.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -30,6 +31,7 @@ class Descriptor(BaseModel):
     round: RoundNumber
     plan: dict[str, Any]
     base: Model
+    served: Model | None = None
     aggregators: Annotated[int, Field(ge=1, le=MAX_AGGREGATORS)] = 1
     kid: str
     wrapped_key: Annotated[str, Field(description="base64")]
@@ -37,6 +39,11 @@ class Descriptor(BaseModel):
     @property
     def id(self) -> RoundId:
         return RoundId(TaskId(self.task), self.round)
+
+    @property
+    def start(self) -> Model:
+        """What devices begin with."""
+        return self.served or self.base
 
     @property
     def wrapped_key_bytes(self) -> bytes:
@@ -90,6 +97,11 @@ def update_key(round_id: RoundId, device: DeviceId, sha256: str) -> str:
 def model_key(task: TaskId, number: int, sha256: str) -> str:
     """The key of the model that round `number` publishes (0: what the submitter uploads)."""
     return f"{task}/models/{number:08d}-{sha256}.safetensors"
+
+
+def served_key(base: str) -> str:
+    """The key of a model's copy in float16."""
+    return f"{base.removesuffix('.safetensors')}.float16.safetensors"
 
 
 def state_key(task: TaskId, sha256: str) -> str:

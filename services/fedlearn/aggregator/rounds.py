@@ -8,7 +8,7 @@ import asyncio
 import base64
 import json
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -27,16 +27,16 @@ from fedlearn.aggregator.layout import (
     model_key,
     read_round,
     read_update,
-    update_key,
     updates_prefix,
 )
 from fedlearn.aggregator.pace import AtOnce, Pace
 from fedlearn.aggregator.peers import ServerClient
 from fedlearn.aggregator.publishing import Publisher
 from fedlearn.aggregator.sweeping import Sweeper
+from fedlearn.aggregator.uploads import UploadDesk
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
-from fedlearn.core.ports import ObjectStore, UploadGrant
+from fedlearn.core.ports import ObjectStore, StoredObject, UploadGrant
 from fedlearn.protocol.messages import RoundOpening, RoundResult, UpdatesReport
 from fedlearn.protocol.plans import Plan, read_plan
 from fedlearn.protocol.sealing import SealingKey, SignedSealingKey
@@ -101,6 +101,7 @@ class Rounds:
     ) -> None:
         self._models, self._updates, self._identity, self._server = models, updates, identity, server
         self._min_cohort, self._upload_seconds = min_cohort, upload_seconds
+        self.desk = UploadDesk(updates, upload_seconds)
         self._publisher, self._pace = Publisher(models), pace or AtOnce()
         self._save_every, self._shard = save_every, shard
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="fold")
@@ -116,7 +117,7 @@ class Rounds:
     async def recover(self) -> None:
         """Go on with every round whose descriptor lies in storage, and sweep what is left of others."""
         found: dict[RoundId, bool] = {}
-        for stored in await persist(lambda: asyncio.to_thread(self._updates.list, "")):
+        for stored in await persist(self._all_there_is):
             if (round_id := read_round(stored.key)) is not None:
                 found[round_id] = found.get(round_id, False) or stored.key == descriptor_key(round_id)
         lost: set[asyncio.Task[None]] = set()
@@ -132,6 +133,14 @@ class Rounds:
         if lost:  # the server should know why before devices hear that these rounds take no updates, and drop out
             await asyncio.wait(lost, timeout=_TELL_SECONDS)
         self._recovered = True
+
+    async def _all_there_is(self) -> Sequence[StoredObject]:
+        """What lies in storage. A refusal is as good as an outage here: without an answer this aggregator can do nothing."""
+        try:
+            return await asyncio.to_thread(self._updates.list, "")
+        except Refusal as refusal:
+            _log.error("the rounds in the object storage can't be read", code=refusal.code, detail=refusal.detail)
+            raise Outage(refusal.code, refusal.detail) from refusal
 
     async def stop(self) -> None:
         tasks = [*self._chores, *(task for round_ in self._rounds.values() for task in self._tasks(round_))]
@@ -231,22 +240,6 @@ class Rounds:
         """The round's sealing key with this aggregator's word for it; raises as `find`."""
         return self.find(round_id).folding.key.sign(self._identity)
 
-    def grant(self, round_: OpenRound, device: DeviceId, size_bytes: int, sha256: str) -> UploadGrant:
-        """A signed URL for exactly these bytes.
-
-        Raises:
-            Refusal: `update_too_large`, or `update_repeated` when another update of the device is counted.
-        """
-        if size_bytes > round_.folding.max_update_bytes:
-            metrics.UPDATES.labels(Code.UPDATE_TOO_LARGE).inc()
-            raise Refusal(Code.UPDATE_TOO_LARGE, f"An update of this plan has at most {round_.folding.max_update_bytes} bytes.")
-        counted = round_.folding.folded_digest(device)
-        if counted not in (None, sha256):
-            metrics.UPDATES.labels(Code.UPDATE_REPEATED).inc()
-            raise Refusal(Code.UPDATE_REPEATED, f"An update of {device} is counted already.")
-        key = update_key(round_.id, device, sha256)
-        return self._updates.sign_put(key, size_bytes=size_bytes, sha256=sha256, seconds=self._upload_seconds)
-
     def uploaded(self, round_: OpenRound, device: DeviceId, sha256: str) -> None:
         """Take the hint that an update lies in storage."""
         spawn(self._fold(round_, device, sha256), round_.folds)
@@ -264,6 +257,7 @@ class Rounds:
     # --- opening and recovery
 
     async def _open_new(self, round_id: RoundId, opening: RoundOpening, plan: Plan) -> None:
+        served = await self._in_thread(self._publisher.serve, opening.base, plan)
         key = await self._in_thread(SealingKey.generate, round_id)
         descriptor = Descriptor(
             task=round_id.task,
@@ -271,6 +265,7 @@ class Rounds:
             plan=opening.plan,
             base=opening.base,
             aggregators=opening.aggregators,
+            served=served,
             kid=key.kid,
             wrapped_key=base64.b64encode(key.wrap(self._identity)).decode(),
         )

@@ -2,7 +2,7 @@
 
 import typer
 
-from fedlearn.cli import chaos, data, devices, models, plot, rounds, run, services, status, tasks, up
+from fedlearn.cli import backup, chaos, data, devices, models, plot, rounds, run, services, status, tasks, up
 
 _HELP = "Federated learning, native to Kubernetes."
 
@@ -16,6 +16,7 @@ def build() -> typer.Typer:
     plot.add_to(app)
     chaos.add_to(app)
     services.add_to(app)
+    backup.add_to(app)
     app.add_typer(data.app, name="data")
     app.add_typer(devices.app, name="devices", rich_help_panel="A running server")
     app.add_typer(models.app, name="models", rich_help_panel="A running server")

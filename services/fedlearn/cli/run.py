@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fedlearn.cli.codecs import CodecOption, KeepOption, ModelEncodingOption
 from fedlearn.cli.machine import (
     Aggregators,
     Alpha,
@@ -48,6 +49,9 @@ def run(
     robust: RobustOption = None,
     strategy_option: StrategyOptions = None,
     proximal_mu: ProximalOption = 0.0,
+    codec: CodecOption = "int8",
+    keep_fraction: KeepOption = None,
+    model_encoding: ModelEncodingOption = "float32",
     seed: Seed = 0,
     target_accuracy: TargetAccuracy = None,
     processes: Processes = None,
@@ -77,6 +81,9 @@ def run(
         robust=robust,
         strategy_option=tuple(strategy_option or ()),
         proximal_mu=proximal_mu,
+        codec=codec,
+        keep_fraction=keep_fraction,
+        model_encoding=model_encoding,
         seed=seed,
         target_accuracy=target_accuracy,
         processes=processes,

@@ -16,6 +16,8 @@ class Code(StrEnum):
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     BODY_TOO_LARGE = "body_too_large"
+    TOO_MANY_REQUESTS = "too_many_requests"
+    BUSY = "busy"
     INTERNAL = "internal"
     # identity
     UNAUTHENTICATED = "unauthenticated"
@@ -80,6 +82,7 @@ class Code(StrEnum):
     STORAGE_DENIED = "storage_denied"
     DATABASE_UNAVAILABLE = "database_unavailable"
     SERVER_UNREACHABLE = "server_unreachable"
+    NOT_LEADER = "not_leader"
     TOO_MANY_PAGES = "too_many_pages"
     IDENTITY_UNAVAILABLE = "identity_unavailable"
     CLUSTER_UNAVAILABLE = "cluster_unavailable"
@@ -90,6 +93,7 @@ class Code(StrEnum):
     DISK_FULL = "disk_full"
     DATA_MISSING = "data_missing"
     DATA_CORRUPT = "data_corrupt"
+    BACKUP_REFUSED = "backup_refused"
     STORAGE_FAILED = "storage_failed"
     SERVICE_FAILED = "service_failed"
 

@@ -7,6 +7,7 @@ from typing import Protocol
 from fedlearn.core.errors import Code
 from fedlearn.core.happenings import AuditEntry, Happening
 from fedlearn.core.ids import RoundId, TaskId
+from fedlearn.core.replicas import Leader
 from fedlearn.core.rounds import ModelRef, Phase, Round, RoundPolicy, Standing
 
 Clock = Callable[[], float]
@@ -25,6 +26,19 @@ class UploadGrant:
 
     url: str
     headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a large object, as it is to be or as it lies in storage.
+
+    Args:
+        tag: what the storage has answered its PUT with; "" before.
+    """
+
+    size_bytes: int
+    sha256: str
+    tag: str = ""
 
 
 class ObjectStore(Protocol):
@@ -76,6 +90,28 @@ class ObjectStore(Protocol):
 
     def sign_put(self, key: str, *, size_bytes: int, sha256: str, seconds: int) -> UploadGrant:
         """A grant to PUT exactly these bytes once under this key within `seconds`. Signing sends nothing."""
+        ...
+
+    def begin_parts(self, key: str) -> str:
+        """Begin an object that comes in parts, and return the id of this upload. No object is seen before `join_parts`."""
+        ...
+
+    def sign_parts(self, key: str, upload_id: str, parts: Sequence[Part], *, seconds: int) -> Sequence[UploadGrant]:
+        """For each part a grant to PUT exactly its bytes within `seconds`, as often as it takes. All but the last have 5 MiB or
+        more. Signing sends nothing.
+        """
+        ...
+
+    def join_parts(self, key: str, upload_id: str, parts: Sequence[Part]) -> bool:
+        """Make the object of its parts, unless the key is taken; whether it is these parts' now. May be repeated.
+
+        Raises:
+            Refusal: `update_missing` when a part is not there as described, or nobody knows the upload.
+        """
+        ...
+
+    def drop_parts(self, prefix: str) -> None:
+        """End all uploads in parts whose key starts with `prefix`, and delete what has come of them."""
         ...
 
 
@@ -298,6 +334,20 @@ class RoundStore(Protocol):
 
     def signing_key(self, make: Callable[[], tuple[str, bytes]], now: float) -> tuple[str, bytes]:
         """The current ticket-signing key as (kid, private key in PEM); the first caller's `make()` is kept for all."""
+        ...
+
+    # --- several replicas on one database
+
+    def take_lead(self, holder: str, address: str) -> int:
+        """Begin the next epoch: from now on no store that is fenced by an earlier one writes. Returns the new epoch."""
+        ...
+
+    def leader(self) -> Leader | None:
+        """The replica whose epoch it is; None before the first."""
+        ...
+
+    def fenced(self, epoch: int) -> "RoundStore":
+        """The same store, but none of its writes happens once another epoch has begun: it raises `Refusal` (`not_leader`)."""
         ...
 
     def ready(self) -> None:

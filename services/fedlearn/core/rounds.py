@@ -122,6 +122,7 @@ class Round:
     policy: RoundPolicy
     base: ModelRef
     opened_at: float
+    start: ModelRef | None = None
     phase: Phase = Phase.SELECTION
     phase_since: float = 0.0
     participants: Mapping[DeviceId, Participant] = field(default_factory=dict)
@@ -170,7 +171,13 @@ class CohortSelected:
 
 @dataclass(frozen=True, slots=True)
 class RoundOpened:
-    """The aggregator has written the round's descriptor and takes updates."""
+    """The aggregator has written the round's descriptor and takes updates.
+
+    Args:
+        start: the file that devices begin with, where it is not the base itself.
+    """
+
+    start: ModelRef | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +321,7 @@ def _selection(round_: Round, event: Event, now: float) -> Step:
 
 def _configuration(round_: Round, event: Event, now: float) -> Step:
     if isinstance(event, RoundOpened):
-        return _enter(round_, Phase.REPORTING, now), (AssignCohort(),)
+        return _enter(replace(round_, start=event.start), Phase.REPORTING, now), (AssignCohort(),)
     if now >= (round_.deadline or math.inf):
         return _end(round_, Phase.ABANDONED, now, Code.AGGREGATOR_UNREACHABLE), (SweepRound(),)
     return round_, ()

@@ -75,6 +75,7 @@ def build_app(settings: DeviceSettings) -> FastAPI:
         lifespan=lifespan,
         ready=ready,
         unready=Code.SERVER_UNREACHABLE,
+        limits=settings.limits,
     )
     if hand is not None:
         app.include_router(step_routes(hand))

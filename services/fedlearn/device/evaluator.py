@@ -110,6 +110,7 @@ def build_app(settings: EvaluatorSettings) -> FastAPI:
         lifespan=lifespan,
         ready=ready,
         unready=Code.SERVER_UNREACHABLE,
+        limits=settings.limits,
     )
 
 

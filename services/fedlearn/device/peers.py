@@ -17,11 +17,15 @@ from fedlearn.protocol.messages import (
     Upload,
     UploadDone,
     UploadRequest,
+    VersionList,
+    VersionView,
 )
+from fedlearn.protocol.parts import PartsDone, PartsRequest, PartsUpload
 from fedlearn.protocol.plans import Plan, read_plan
 from fedlearn.protocol.sealing import SignedSealingKey
 
 _SLACK_SECONDS = 15.0
+_JOIN_SECONDS = 120.0
 
 
 class ServerClient:
@@ -49,6 +53,10 @@ class ServerClient:
     async def round(self, round_id: RoundId) -> RoundView:
         """What the server shows of a round to anybody."""
         return await self._client.call("GET", f"/v1/tasks/{round_id.task}/rounds/{round_id.number}", RoundView)
+
+    async def versions(self, task: TaskId) -> list[VersionView]:
+        """All versions of a task's model, as the server shows them to anybody."""
+        return (await self._client.call("GET", f"/v1/tasks/{task}/models", VersionList)).root
 
     async def plan(self, digest: str) -> Plan:
         """The plan of this digest; a plan that is not allowed here raises `plan_invalid`, whatever the server thinks of it."""
@@ -92,6 +100,14 @@ class AggregatorClient:
         path = f"/v1/rounds/{round_id}/uploads"
         upload = await self._client.call("POST", path, Upload, request, headers={TICKET_HEADER: ticket})
         return UploadGrant(upload.url, upload.headers)
+
+    async def place_parts(self, round_id: RoundId, request: PartsRequest, ticket: str) -> PartsUpload:
+        path = f"/v1/rounds/{round_id}/uploads/parts"
+        return await self._client.call("POST", path, PartsUpload, request, headers={TICKET_HEADER: ticket})
+
+    async def join_parts(self, round_id: RoundId, joined: PartsDone, ticket: str) -> None:
+        path = f"/v1/rounds/{round_id}/uploads/parts/done"
+        await self._client.fetch("POST", path, joined, headers={TICKET_HEADER: ticket}, timeout_seconds=_JOIN_SECONDS)
 
     async def done(self, round_id: RoundId, hint: UploadDone, ticket: str) -> None:
         await self._client.fetch("POST", f"/v1/rounds/{round_id}/uploads/done", hint, headers={TICKET_HEADER: ticket})

@@ -104,6 +104,7 @@ class Deployment:
             **slots,
             "FEDLEARN_DATASET": dataset,
             "FEDLEARN_SEED": str(seed),
+            "FEDLEARN_STATE": str(self.directory / "state"),
         }
 
     def evaluator(self, *, port: int, dataset: str, data_dir: Path | None) -> Environment:

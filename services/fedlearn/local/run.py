@@ -17,12 +17,12 @@ from fedlearn.reporting.following import Follower
 from fedlearn.reporting.history import RoundFigures, Summary
 from fedlearn.reporting.progress import Progress, table
 
-_STATE = ("storage", "shards", "keys", "server.db", "server.db-wal", "server.db-shm")
+_STATE = ("storage", "shards", "state", "keys", "server.db", "server.db-wal", "server.db-shm")
 MARK = "up.json"
 """The addresses of everything that `fedlearn up` has started; a later one may go on where it lies."""
 _SUBMITTED = (
     "dataset", "model", "devices", "rounds", "epochs", "batch_size", "learning_rate", "strategy", "robust", "proximal_mu",
-    "seed", "target_accuracy",
+    "codec", "keep_fraction", "model_encoding", "seed", "target_accuracy",
 )  # fmt: skip
 _ABANDONED_IN_A_ROW = 3
 _WATCH_SECONDS = 1.0

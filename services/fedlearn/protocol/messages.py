@@ -222,6 +222,9 @@ class RoundOpen(Message):
     round: RoundNumber
     kid: Annotated[str, Field(description="The round's sealing key.", examples=["9f86d081884c7d659a2feaa0c55ad015"])]
     state: Literal["open", "closing", "published"]
+    served: Annotated[Model | None, Field(description="What devices begin with: the base itself, or its copy in float16.")] = (
+        None
+    )
 
 
 class UpdatesReport(Message):
@@ -415,6 +418,10 @@ class VersionView(Message):
     contributors: Annotated[int | None, Field(description="How many devices' updates are in it.")] = None
     examples: Annotated[int | None, Field(description="How many examples those were trained on.")] = None
     labels: tuple[Label, ...] = ()
+
+
+class VersionList(RootModel[list[VersionView]]):
+    """All versions of a task's model."""
 
 
 class RollBack(Message):

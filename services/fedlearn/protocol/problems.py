@@ -19,6 +19,8 @@ CATALOGUE: dict[Code, Entry] = {
     Code.NOT_FOUND: Entry(404, "There is no such thing here: check the address."),
     Code.METHOD_NOT_ALLOWED: Entry(405, "This address does not take that method: see /docs."),
     Code.BODY_TOO_LARGE: Entry(413, "The body is larger than this route takes."),
+    Code.TOO_MANY_REQUESTS: Entry(429, "This caller asks too often: wait a moment."),
+    Code.BUSY: Entry(503, "The service has as many requests open as it may: try again in a moment."),
     Code.INTERNAL: Entry(500, "The service failed in a way it did not foresee: its log says more."),
     Code.UNAUTHENTICATED: Entry(401, "Send a valid token of this audience as 'Authorization: Bearer'."),
     Code.FORBIDDEN: Entry(403, "This identity may not do that."),
@@ -77,6 +79,7 @@ CATALOGUE: dict[Code, Entry] = {
     Code.STORAGE_DENIED: Entry(502, "The object storage refuses this service's credential: check its Secret and policy."),
     Code.DATABASE_UNAVAILABLE: Entry(503, "The database does not answer: try again later."),
     Code.SERVER_UNREACHABLE: Entry(503, "The server does not answer: check its address, and whether it runs."),
+    Code.NOT_LEADER: Entry(503, "Another replica of the server leads the rounds: try again later."),
     Code.TOO_MANY_PAGES: Entry(503, "Too many pages follow this server: close some of them."),
     Code.IDENTITY_UNAVAILABLE: Entry(503, "Tokens can't be checked now: see whether what checks them can be reached."),
     Code.CLUSTER_UNAVAILABLE: Entry(503, "The Kubernetes API does not answer: try again later."),
@@ -86,6 +89,7 @@ CATALOGUE: dict[Code, Entry] = {
     Code.DISK_FULL: Entry(507, "The disk is full: make room."),
     Code.DATA_MISSING: Entry(500, "The dataset is not on this machine: fetch it first."),
     Code.DATA_CORRUPT: Entry(500, "The dataset's files are damaged: delete them and fetch them again."),
+    Code.BACKUP_REFUSED: Entry(409, "The backup can't be restored there, or is none."),
     Code.STORAGE_FAILED: Entry(500, "The embedded object storage did not start."),
     Code.SERVICE_FAILED: Entry(500, "A service of this run has ended by itself."),
 }  # fmt: skip
@@ -109,6 +113,6 @@ def problem_of(error: FedlearnError) -> Problem:
 
 
 def error_of(problem: Problem) -> FedlearnError:
-    """The error that an answer stands for, at the caller's side: statuses from 500 on are outages, others refusals."""
-    kind = Outage if problem.status >= 500 else Refusal
+    """The error that an answer stands for, at the caller's side: 429 and statuses from 500 on are outages, others refusals."""
+    kind = Outage if problem.status >= 500 or problem.status == CATALOGUE[Code.TOO_MANY_REQUESTS].status else Refusal
     return kind(problem.code, problem.detail)

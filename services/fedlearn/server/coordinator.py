@@ -1,23 +1,29 @@
-"""All tasks of this server: a runner for each, the way from a caller's word to its round, and the evaluator's queue."""
+"""All tasks of this server: a runner for each, the way from a caller's word to its round, and the evaluator's queue.
+
+Where several replicas serve, one of them leads and has the runners; the others follow the rounds that it drives.
+"""
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Collection
+from dataclasses import replace
 
 from fedlearn.adapters.http import persist, spawn
 from fedlearn.adapters.web import Probe
-from fedlearn.core.errors import Code, Outage, Refusal
+from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
-from fedlearn.core.ports import ALIVE_STATES, ModelVersion, Task
+from fedlearn.core.ports import ALIVE_STATES, ModelVersion, RoundStore, Task
 from fedlearn.core.rounds import OUTSTANDING, DeviceDropped, Event, Round, Standing
 from fedlearn.core.selection import Census
 from fedlearn.protocol.messages import Assignment, CheckIn
 from fedlearn.protocol.plans import Plan, read_plan
 from fedlearn.server.fleet import has_uploaded
+from fedlearn.server.following import Following
 from fedlearn.server.observation import observe_task, recall
 from fedlearn.server.runner import TaskRunner
 from fedlearn.server.surroundings import Surroundings
 from fedlearn.server.sweeping import sweep_round
+from fedlearn.server.watch import TaskWatch
 from fedlearn.telemetry.logs import log
 from fedlearn.telemetry.metrics import server as metrics
 from fedlearn.telemetry.metrics import tasks as task_metrics
@@ -28,7 +34,11 @@ _RESTART_SECONDS = 2.0
 
 class Coordinator:
     def __init__(self, around: Surroundings) -> None:
-        self.around = around
+        self.around = self._led = around
+        self.leads = True
+        self.following = Following(around, self.plan)
+        self.on_fenced: Callable[[], None] = lambda: None
+        """Called when a write of this leader was refused, since another one leads by now."""
         self._runners: dict[TaskId, TaskRunner] = {}
         self._supervisors: dict[TaskId, asyncio.Task[None]] = {}
         self._plans: dict[str, Plan] = {}
@@ -41,15 +51,35 @@ class Coordinator:
     # --- life
 
     async def start(self) -> None:
-        """Go on with every task that the database says is running, and with rounds that outlived their task's end."""
-        tasks: Sequence[Task] = await persist(lambda: asyncio.to_thread(self.around.store.tasks))
-        for task in tasks:
-            latest = await persist(lambda: asyncio.to_thread(self.around.store.latest_round, task.id))  # noqa: B023 - awaited here
+        """Lead, as the only server of its database."""
+        await persist(lambda: self.lead(self.around.store))
+
+    async def lead(self, store: RoundStore) -> None:
+        """Go on with every task that the database says is running, and with rounds that outlived their task's end.
+
+        Args:
+            store: what the runners write to: it refuses once another replica leads.
+        """
+        self._led = replace(self.around, store=store)
+        for task in await asyncio.to_thread(store.tasks):
+            latest = await asyncio.to_thread(store.latest_round, task.id)
             if task.state in ALIVE_STATES or (latest is not None and not latest.phase.ended):
                 await self.run_task(task)
-                versions = await persist(lambda: asyncio.to_thread(self.around.store.versions, task.id))  # noqa: B023
+                versions = await asyncio.to_thread(store.versions, task.id)
                 recall(latest, next((v for v in reversed(versions) if v.evaluation is not None), None))
+        self.leads = True  # only now: until its runner is there, a round is answered for by what was followed
+        self.following.leave()
         metrics.LEADER.set(1)
+
+    async def follow(self) -> None:
+        """Drive no round any more: another replica does, or will."""
+        self.leads = False
+        await self.stop()
+        for runner in self._runners.values():
+            runner.announce()
+            task_metrics.leave(runner.id)
+        self._runners.clear()
+        self._supervisors.clear()
 
     async def run_task(self, task: Task) -> None:
         """Drive a task's rounds from now on; nothing happens if this server does already."""
@@ -57,7 +87,7 @@ class Coordinator:
         if task.id in self._supervisors and not self._supervisors[task.id].done():
             return
         observe_task(task, self.around.clock())
-        self._runners[task.id] = TaskRunner(task, plan, self.around)
+        self._runners[task.id] = TaskRunner(task, plan, self._led)
         self._supervisors[task.id] = asyncio.create_task(self._supervise(task, plan), name=f"task {task.id}")
         self.announce_versions()
 
@@ -65,8 +95,8 @@ class Coordinator:
         """Answer all requests that are held: this server stops."""
         self._stopping = True
         self.around.fleet.dismiss()
-        for runner in self._runners.values():
-            runner.cohort.leave()
+        for watch in self._watches():
+            watch.cohort.leave()
         self.announce_versions()
 
     async def stop(self) -> None:
@@ -80,14 +110,27 @@ class Coordinator:
         while True:
             try:
                 await self._runners[task.id].run()
-            except Exception:
+            except Exception as error:
+                if isinstance(error, Refusal) and error.code is Code.NOT_LEADER:
+                    self.on_fenced()
+                    return
                 _log.exception("the task's driver failed and starts again", task=task.id)
                 await asyncio.sleep(_RESTART_SECONDS)
-                self._runners[task.id] = TaskRunner(task, plan, self.around)
+                self._runners[task.id] = TaskRunner(task, plan, self._led)
             else:
                 task_metrics.end(task.id)
                 _log.info("task has ended", task=task.id)
                 return
+
+    def _watches(self) -> Collection[TaskWatch]:
+        return self._runners.values() if self.leads else self.following.tasks.values()
+
+    def watched(self) -> list[TaskId]:
+        """The tasks whose rounds go on, here or elsewhere."""
+        return [watch.id for watch in self._watches()]
+
+    def _watch(self, task: TaskId) -> TaskWatch | None:
+        return self._runners.get(task) if self.leads else self.following.tasks.get(task)
 
     def _wake(self) -> None:
         for runner in self._runners.values():
@@ -104,8 +147,10 @@ class Coordinator:
             await self._excuse(device, checkin.unfit.code)
             return None
         self.around.speeds.note(device, checkin)
-        for runner in self._runners.values():
-            assignment = runner.assignment(device)
+        for watch in list(self._watches()):
+            if not self.leads and watch.assignment(device) is not None:
+                await self.following.read_now(watch.id)  # signals may be behind
+            assignment = watch.assignment(device)
             if assignment is not None and not has_uploaded(checkin, assignment):
                 return assignment
         return await self.around.fleet.wait(device, checkin, min(checkin.wait_seconds, longest_seconds))
@@ -120,7 +165,7 @@ class Coordinator:
     def come_back(self, device: DeviceId, checkin: CheckIn, longest_seconds: float) -> float:
         """After how many seconds a device that gets no work now should check in again (pace steering)."""
         around = self.around
-        wanted = sum(runner.wants(checkin.dataset) for runner in self._runners.values())
+        wanted = sum(watch.wants(checkin.dataset) for watch in self._watches())
         census = Census(around.fleet.size(checkin.dataset), wanted)
         hold = min(checkin.wait_seconds, longest_seconds)
         seconds = around.pace.come_back(census, hold, around.clock(), around.rng)
@@ -135,8 +180,7 @@ class Coordinator:
         """
         runner = self.runner(round_id.task)
         if runner is None:
-            await asyncio.to_thread(self.around.store.task, round_id.task)
-            raise Refusal(Code.ROUND_CLOSED, f"Round {round_id} has ended.")
+            raise await self._unwatched(round_id)
         await runner.tell(round_id, event)
 
     async def while_wanted(self, round_id: RoundId, device: DeviceId, seconds: float) -> None:
@@ -145,11 +189,32 @@ class Coordinator:
         Raises:
             Refusal: `round_closed` as soon as it does not any more; `task_unknown`, `not_selected`.
         """
-        runner = self.runner(round_id.task)
-        if runner is None:
-            await asyncio.to_thread(self.around.store.task, round_id.task)
-            raise Refusal(Code.ROUND_CLOSED, f"Round {round_id} has ended.")
-        await runner.cohort.while_wanted(round_id, device, seconds)
+        try:
+            await self._while_wanted(round_id, device, seconds)
+        except Refusal:
+            if self.leads:
+                raise
+            await self.following.read_now(round_id.task)  # signals may be behind
+            await self._while_wanted(round_id, device, seconds)
+
+    async def _while_wanted(self, round_id: RoundId, device: DeviceId, seconds: float) -> None:
+        watch = self._watch(round_id.task)
+        if watch is None:
+            raise await self._unwatched(round_id)
+        await watch.cohort.while_wanted(round_id, device, seconds)
+
+    async def _unwatched(self, round_id: RoundId) -> FedlearnError:
+        """What to say of a round of a task that is not watched here.
+
+        Raises:
+            Refusal: `task_unknown`.
+        """
+        store = self.around.store
+        await asyncio.to_thread(store.task, round_id.task)
+        latest = await asyncio.to_thread(store.latest_round, round_id.task)
+        if latest is not None and latest.id == round_id and not latest.phase.ended:
+            return Outage(Code.SERVER_UNREACHABLE, f"The server reads round {round_id} again: repeat the call.")
+        return Refusal(Code.ROUND_CLOSED, f"Round {round_id} has ended.")
 
     def runner(self, task: TaskId) -> TaskRunner | None:
         """The driver of a task's rounds; None for a task that had ended before this server started."""
@@ -175,26 +240,26 @@ class Coordinator:
         Raises:
             Refusal: `task_unknown`.
         """
-        runner = self.runner(task)
-        if runner is None:
+        watch = self._watch(task)
+        if watch is None:
             await asyncio.to_thread(self.around.store.task, task)
         else:
-            await runner.changed(seconds)
+            await watch.changed(seconds)
 
     def parts(self) -> dict[DeviceId, tuple[RoundId, Standing]]:
         """The devices of all running rounds. One that two rounds name is at work for the one where it is outstanding."""
         parts: dict[DeviceId, tuple[RoundId, Standing]] = {}
-        for runner in self._runners.values():
-            if runner.round is None or runner.round.phase.ended:
+        for round_ in self.rounds():
+            if round_.phase.ended:
                 continue
-            for device, participant in runner.round.participants.items():
+            for device, participant in round_.participants.items():
                 if device not in parts or participant.standing in OUTSTANDING:
-                    parts[device] = runner.round.id, participant.standing
+                    parts[device] = round_.id, participant.standing
         return parts
 
     def rounds(self) -> list[Round]:
-        """The latest round of each task that is driven here."""
-        return [runner.round for runner in self._runners.values() if runner.round is not None]
+        """The latest round of each task that is driven, here or elsewhere."""
+        return [watch.round for watch in self._watches() if watch.round is not None]
 
     async def cancel(self, task: TaskId) -> None:
         """End a task and abandon its running round."""
@@ -259,8 +324,8 @@ class Coordinator:
         """A version has come or has been scored."""
         self._versions_changed.set()
         self._versions_changed = asyncio.Event()
-        for runner in self._runners.values():
-            runner.announce()
+        for watch in self._watches():
+            watch.announce()
 
     async def unevaluated(self, dataset: str, seconds: float) -> ModelVersion | None:
         """The oldest version of a task on this dataset that wants a score; waits for one at most so long."""

@@ -1,10 +1,15 @@
-"""The devices that wait: check-ins held open until there is work. All of it is a cache; devices check in again."""
+"""The devices that wait: check-ins held open until there is work, here or at another replica.
+
+All of it is a cache; devices check in again.
+"""
 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import Protocol
 
 from fedlearn.core.eligibility import Demands, shortfall
 from fedlearn.core.ids import DeviceId
@@ -22,8 +27,42 @@ class _Waiter:
 class _Member:
     """A device that is known here, and the moment until which it should have come back."""
 
-    dataset: str
+    checkin: CheckIn
     due: float
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A device that another replica knows.
+
+    Args:
+        waiting: whether its check-in is held there.
+        due: the moment until which it should be heard of again, by this fleet's clock.
+    """
+
+    checkin: CheckIn
+    waiting: bool
+    due: float
+
+
+class Journal(Protocol):
+    """Where a fleet tells other replicas of its devices. It has to return at once."""
+
+    def here(self, device: DeviceId, checkin: CheckIn, waiting: bool, seconds: float) -> None:
+        """The device waits here, or is to be heard of again within so many seconds."""
+        ...
+
+    def gone(self, device: DeviceId) -> None:
+        """Nobody knows whether the device comes back."""
+        ...
+
+
+class _NoJournal:
+    def here(self, device: DeviceId, checkin: CheckIn, waiting: bool, seconds: float) -> None:
+        pass
+
+    def gone(self, device: DeviceId) -> None:
+        pass
 
 
 def has_uploaded(checkin: CheckIn, assignment: Assignment) -> bool:
@@ -58,9 +97,11 @@ class Fleet:
         self._members: dict[DeviceId, _Member] = {}
         self._clock = clock
         self._counts, self._count_until = Counter[str](), 0.0
-        self._reserved: set[DeviceId] = set()
+        self._reserved: dict[DeviceId, CheckIn | None] = {}
         self._is_leaving = is_leaving
+        self._elsewhere: Mapping[DeviceId, Elsewhere] = {}
         self.on_change = on_change
+        self.journal: Journal = _NoJournal()
 
     async def wait(self, device: DeviceId, checkin: CheckIn, seconds: float) -> Assignment | None:
         """Hold a check-in until `answer` has work for it; None when the time is up or a newer check-in has come."""
@@ -68,7 +109,7 @@ class Fleet:
             self._settle(older, None)
         waiter = _Waiter(checkin, asyncio.get_running_loop().create_future())
         self._waiters[device] = waiter
-        self._members[device] = _Member(checkin.dataset, self._clock() + seconds + _BACK_SECONDS)
+        self._remember(device, checkin, True, seconds)
         self.on_change()
         metrics.DEVICES_WAITING.set(len(self._waiters))
         try:
@@ -79,36 +120,48 @@ class Fleet:
         finally:
             if self._waiters.get(device) is waiter:
                 del self._waiters[device]
+                self._remember(device, checkin, False, 0.0)
             metrics.DEVICES_WAITING.set(len(self._waiters))
 
     def waiting(self, dataset: str, demands: Demands | None = None) -> list[DeviceId]:
         """The devices with shards of this dataset that wait, meet the demands, stay, and are not reserved for a round."""
-        demands = demands or Demands()
+        demands, now = demands or Demands(), self._clock()
+        here = ((device, waiter.checkin) for device, waiter in self._waiters.items())
+        there = (
+            (device, other.checkin)
+            for device, other in self._elsewhere.items()
+            if other.waiting and other.due > now and device not in self._waiters
+        )
         return [
             device
-            for device, waiter in self._waiters.items()
-            if waiter.checkin.dataset == dataset
+            for device, checkin in chain(here, there)
+            if checkin.dataset == dataset
             and device not in self._reserved
-            and _meets(waiter.checkin, demands)
+            and _meets(checkin, demands)
             and not self._is_leaving(device)
         ]
+
+    def see_elsewhere(self, devices: Mapping[DeviceId, Elsewhere]) -> None:
+        """All devices that other replicas know now."""
+        self._elsewhere = devices
+        self.on_change()
 
     def expect(self, device: DeviceId, seconds: float) -> None:
         """The device was told to come back after so many seconds."""
         if (member := self._members.get(device)) is not None:
-            member.due = self._clock() + seconds + _BACK_SECONDS
+            self._remember(device, member.checkin, device in self._waiters, seconds)
 
     def forget(self, device: DeviceId) -> None:
         """The device has hung up: nobody knows whether it comes back."""
-        if device not in self._waiters:
-            self._members.pop(device, None)
+        if device not in self._waiters and self._members.pop(device, None) is not None:
+            self.journal.gone(device)
 
     def size(self, dataset: str) -> int:
         """How many devices with shards of this dataset there are: at work, waiting, or about to come back."""
         now = self._clock()
         if now >= self._count_until:  # each device that is told to come back asks: once a second is often enough
             self._drop_the_lost()
-            self._counts, self._count_until = Counter(member.dataset for member in self._members.values()), now + 1.0
+            self._counts, self._count_until = Counter(member.checkin.dataset for member in self._known().values()), now + 1.0
         return self._counts[dataset]
 
     def missing(self, dataset: str, within_seconds: float) -> int:
@@ -116,27 +169,34 @@ class Fleet:
         soon = self._clock() + within_seconds + _BACK_SECONDS
         self._drop_the_lost()
         return sum(
-            member.dataset == dataset
+            member.checkin.dataset == dataset
             and member.due <= soon
-            and device not in self._waiters
+            and not self.holds(device)
             and device not in self._reserved
             and not self._is_leaving(device)
-            for device, member in self._members.items()
+            for device, member in self._known().items()
         )
 
     def holds(self, device: DeviceId) -> bool:
-        """Whether a check-in of this device is held."""
+        """Whether a check-in of this device is held, here or at another replica."""
+        other = self._elsewhere.get(device)
+        return device in self._waiters or (other is not None and other.waiting and other.due > self._clock())
+
+    def holds_here(self, device: DeviceId) -> bool:
         return device in self._waiters
 
     def reserve(self, devices: Collection[DeviceId]) -> None:
         """Keep these devices for one round, so that no other selects them."""
-        self._reserved.update(devices)
+        for device in devices:
+            if device not in self._reserved:
+                self._reserved[device] = self._checkin_of(device)
 
     def release(self, devices: Collection[DeviceId]) -> None:
         """The round of these devices has ended, or they have left it."""
-        self._reserved.difference_update(devices)
         for device in devices:
-            self.expect(device, 0.0)
+            # where it comes back to, nobody knows: only here it is missed for a while
+            if (checkin := self._reserved.pop(device, None)) is not None:
+                self._members[device] = _Member(checkin, self._clock() + _BACK_SECONDS)
         self.on_change()
 
     def answer(self, device: DeviceId, assignment: Assignment) -> bool:
@@ -151,6 +211,19 @@ class Fleet:
         """Answer every held check-in with nothing: the server stops."""
         for waiter in self._waiters.values():
             self._settle(waiter, None)
+
+    def _checkin_of(self, device: DeviceId) -> CheckIn | None:
+        known = self._members.get(device) or self._elsewhere.get(device)
+        return None if known is None else known.checkin
+
+    def _remember(self, device: DeviceId, checkin: CheckIn, waiting: bool, seconds: float) -> None:
+        self._members[device] = _Member(checkin, self._clock() + seconds + _BACK_SECONDS)
+        self.journal.here(device, checkin, waiting, seconds + _BACK_SECONDS)
+
+    def _known(self) -> Mapping[DeviceId, _Member | Elsewhere]:
+        now = self._clock()
+        there = {device: other for device, other in self._elsewhere.items() if other.due > now}
+        return {**there, **self._members} if there else self._members
 
     def _drop_the_lost(self) -> None:
         now = self._clock()

@@ -1,10 +1,10 @@
 """Who has checked in lately, and which of two pods of one name is the device. A cache, like the fleet."""
 
-from collections import OrderedDict, deque
+from collections import ChainMap, OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 from fedlearn.adapters.identity import Caller
 from fedlearn.core.errors import Code, Refusal
@@ -88,12 +88,22 @@ class Roster:
     def __init__(self, clock: Clock, cluster: Cluster | None = None) -> None:
         self._clock, self._cluster = clock, cluster or NoCluster()
         self._visits: OrderedDict[DeviceId, Visit] = OrderedDict()
+        self._elsewhere: Mapping[DeviceId, Visit] = {}
         self._holders: dict[str, _Holder] = {}
         self.on_visit: Callable[[DeviceId], None] = lambda _device: None
 
     @property
     def visits(self) -> Mapping[DeviceId, Visit]:
-        return self._visits
+        return ChainMap(self._visits, cast("dict[DeviceId, Visit]", self._elsewhere)) if self._elsewhere else self._visits
+
+    def see_elsewhere(self, visits: Mapping[DeviceId, Visit]) -> None:
+        """All devices that other replicas have heard of lately."""
+        before, self._elsewhere = self._elsewhere, visits
+        for device, visit in visits.items():
+            if (known := self._visits.get(device)) is not None and known.at < visit.at:
+                del self._visits[device]  # it has gone there
+            if before.get(device) != visit:
+                self.on_visit(device)
 
     def admit(self, caller: Caller, slot: int | None) -> DeviceId:
         """The device that calls.

@@ -7,24 +7,23 @@ goes on in the phase that is stored there. All events that have gathered are app
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import ParamSpec, TypeVar
 
 from fedlearn.adapters.http import persist, spawn
 from fedlearn.core import rounds
 from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
 from fedlearn.core.happenings import Happening, Kind, between
-from fedlearn.core.ids import DeviceId, RoundId
+from fedlearn.core.ids import RoundId
 from fedlearn.core.ports import ALIVE_STATES, Task
-from fedlearn.core.rounds import OUTSTANDING, Effect, Event, Phase, Round
+from fedlearn.core.rounds import Effect, Event, Phase, Round
 from fedlearn.core.selection import choose
-from fedlearn.protocol.messages import Assignment
 from fedlearn.protocol.plans import Plan
-from fedlearn.server.assignments import Assigner
-from fedlearn.server.cohort import Cohort
 from fedlearn.server.inbox import Inbox, Word
 from fedlearn.server.observation import observe
 from fedlearn.server.surroundings import Surroundings
 from fedlearn.server.sweeping import sweep_round
+from fedlearn.server.watch import TaskWatch
 from fedlearn.telemetry.logs import about, log
 
 _log = log(__name__)
@@ -34,37 +33,31 @@ _CLOSE_AGAIN_SECONDS = 5.0
 _CONFLICT_PAUSE_SECONDS = 1.0
 _READ_AGAIN_SECONDS = 30.0
 _LOOK_AGAIN_SECONDS = 1.0
-_ASSIGNED_AT_ONCE = 100
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
 
 
-class TaskRunner:
+class TaskRunner(TaskWatch):
     """Runs one round after the other until the task is complete or cancelled."""
 
     def __init__(self, task: Task, plan: Plan, around: Surroundings) -> None:
-        self._task, self._plan, self._around = task, plan, around
+        super().__init__(task, plan, around)
         self._inbox = Inbox()
         self._loaded = asyncio.Event()
         self._woken = asyncio.Event()
-        self._changed = asyncio.Event()
         self._work: set[asyncio.Task[None]] = set()
         self._sweeps: set[asyncio.Task[None]] = set()
-        self._assigner: Assigner | None = None
         self._cancelled = asyncio.Event()
         self._nudged = asyncio.Event()
         self.between_rounds = asyncio.Lock()
         """Whoever holds it knows that no round begins meanwhile."""
-        self.cohort = Cohort(around.fleet, plan.dataset)
         self._failed = self._ended = False
         self._abandoned = 0
-        self.round: Round | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return self._cancelled.is_set() or self._ended
 
     # --- what others ask
-
-    def wants(self, dataset: str) -> int:
-        """How many devices with shards of this dataset its next round selects; 0 once there is none."""
-        over = self._cancelled.is_set() or self._ended or dataset != self._plan.dataset
-        return 0 if over else self._task.policy.selection.goal
 
     def wake(self) -> None:
         """The fleet has changed."""
@@ -103,29 +96,6 @@ class TaskRunner:
         """The task's state has changed."""
         self._nudged.set()
         self.announce()
-
-    def assignment(self, device: DeviceId) -> Assignment | None:
-        """The device's part in the running round, if it has one that it has not finished."""
-        round_ = self.round
-        if round_ is None or round_.phase is not Phase.REPORTING or self._assigner is None:
-            return None
-        participant = round_.participants.get(device)
-        if participant is None or participant.standing not in OUTSTANDING:
-            return None
-        now = self._around.clock()
-        seconds_left = (round_.deadline or now) - now
-        return self._assigner.assign(device, seconds_left, now) if seconds_left > 0 else None
-
-    def announce(self) -> None:
-        """Let those go who wait for a change."""
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def changed(self, seconds: float) -> None:
-        """Wait until the round changes, at most so long."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
 
     # --- the loop
 
@@ -339,25 +309,12 @@ class TaskRunner:
         return after
 
     def _set(self, round_: Round) -> None:
-        before, self.round = self.round, round_
+        before = self.round
         self._loaded.set()
-        if before is None or before.id != round_.id:
-            self._reporting_over = asyncio.Event()
-        self.cohort.follow(round_)
-        if round_.phase is Phase.SELECTION:
-            self._assigner = None
         observe(before, round_)
+        self.show(round_)
         if round_.phase.ended and (before is None or before.id != round_.id or not before.phase.ended):
             self._tell_listeners(round_)
-        self._show(round_)
-        self.announce()
-
-    def _show(self, round_: Round) -> None:
-        feed = self._around.feed
-        feed.round(round_)
-        if round_.phase is Phase.COMMITTED and round_.aggregate is not None:
-            feed.version(round_.id.task, round_.aggregate.model.version)
-            feed.task(round_.id.task)
 
     def _tell_listeners(self, round_: Round) -> None:
         for listener in self._around.listeners:
@@ -376,7 +333,7 @@ class TaskRunner:
                 case rounds.OpenRound():
                     spawn(self._open(round_), self._work)
                 case rounds.AssignCohort():
-                    spawn(self._assign(round_), self._work)
+                    spawn(self.assign_here(round_), self._work)
                 case rounds.CloseRound():
                     spawn(self._close(round_.id), self._work)
                 case rounds.SweepRound():
@@ -387,23 +344,12 @@ class TaskRunner:
     async def _open(self, round_: Round) -> None:
         around = self._around
         try:
-            await persist(lambda: around.aggregator.open_round(round_, self._plan))
-            grace, steps = around.ticket_grace_seconds, around.speeds.steps(round_.participants, self._plan)
-            aggregators = around.aggregator.shared_by(self._plan)
-            self._assigner = Assigner(
-                self._task, round_, around.models, around.signer, grace_seconds=grace, steps=steps, aggregators=aggregators
-            )
-            await self.tell(round_.id, rounds.RoundOpened())
+            opened = await persist(lambda: around.aggregator.open_round(round_, self._plan))
+            start = None if opened.served is None else opened.served.ref()
+            self.prepare(replace(round_, start=start))
+            await self.tell(round_.id, rounds.RoundOpened(start))
         except Refusal as refusal:
             await self._fail(round_.id, refusal)
-
-    async def _assign(self, round_: Round) -> None:
-        for count, device in enumerate(round_.devices(*OUTSTANDING), start=1):
-            assignment = self.assignment(device)
-            if assignment is not None:
-                self._around.fleet.answer(device, assignment)
-            if count % _ASSIGNED_AT_ONCE == 0:  # a cohort of thousands takes a second: others have their turns meanwhile
-                await asyncio.sleep(0)
 
     async def _close(self, round_id: RoundId) -> None:
         while True:

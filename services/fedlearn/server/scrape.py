@@ -12,7 +12,10 @@ _AT_WORK = {Standing.SELECTED: "selected", Standing.ACCEPTED: "working"}
 
 
 def show_fleet(coordinator: Coordinator, roster: Roster, cluster: Cluster) -> None:
-    """The devices and their pods, by state."""
+    """The devices and their pods, by state; of several replicas, the leader counts those of all."""
+    if not coordinator.leads:
+        metrics.show_fleet({}, {})
+        return
     parts, fleet = coordinator.parts(), coordinator.around.fleet
 
     def state(device: DeviceId) -> str:

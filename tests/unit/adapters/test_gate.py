@@ -13,12 +13,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from fastapi import Request
 
-from fedlearn.adapters.gate import make_gate
+from fedlearn.adapters.gate import make_gate, operator_gate
 from fedlearn.adapters.identity import Caller, LocalIssuer
-from fedlearn.config import IdentitySettings
+from fedlearn.config import IdentitySettings, LimitSettings
 from fedlearn.core.errors import Code, Outage, Refusal
 
+FROM_DEVICE = Request({"type": "http", "client": ("10.0.0.7", 40000)})
 ISSUER = LocalIssuer(Ed25519PrivateKey.generate())
 AUDIENCE = "fedlearn-server"
 
@@ -36,7 +38,7 @@ def bearer(account: str = "fedlearn-device", *, issuer: LocalIssuer = ISSUER, au
 
 async def admit(settings: IdentitySettings, authorization: str | None) -> Caller:
     check: Any = make_gate(settings, AUDIENCE).admit(settings.device)
-    caller = await check(authorization)
+    caller = await check(FROM_DEVICE, authorization)
     assert isinstance(caller, Caller)
     return caller
 
@@ -67,6 +69,36 @@ async def test_an_account_of_that_name_in_another_namespace_does_not(jwks: Path)
     with pytest.raises(Refusal) as refusal:
         await admit(IdentitySettings(mode="jwks", jwks=str(jwks), namespace="elsewhere"), bearer())
     assert refusal.value.code is Code.FORBIDDEN
+
+
+async def test_a_pod_that_calls_too_often_has_to_wait_and_others_have_not(jwks: Path) -> None:
+    settings = IdentitySettings(mode="jwks", jwks=str(jwks))
+    check: Any = make_gate(settings, AUDIENCE, LimitSettings(requests_per_second=1)).admit(settings.device)
+    for _ in range(25):
+        await check(FROM_DEVICE, bearer())
+    with pytest.raises(Outage) as refused:
+        await check(FROM_DEVICE, bearer())
+    assert refused.value.code is Code.TOO_MANY_REQUESTS
+    await check(FROM_DEVICE, f"Bearer {ISSUER.mint('fedlearn-device', 'fedlearn-device-1', AUDIENCE, 3600)}")
+
+
+async def test_an_address_of_many_wrong_tokens_is_not_listened_to_but_where_the_token_is_known(jwks: Path) -> None:
+    settings = IdentitySettings(mode="jwks", jwks=str(jwks))
+    gate = make_gate(settings, AUDIENCE, LimitSettings(failures_per_second=1))
+    check: Any = gate.admit(settings.device)
+    known = bearer()
+    await check(FROM_DEVICE, known)
+    for number in range(25):
+        with pytest.raises(Refusal):
+            await check(FROM_DEVICE, f"Bearer wrong-{number}")
+    with pytest.raises(Outage) as refused:
+        await check(FROM_DEVICE, bearer())
+    assert refused.value.code is Code.TOO_MANY_REQUESTS
+    await check(FROM_DEVICE, known)
+    await check(Request({"type": "http", "client": ("10.0.0.8", 40000)}), bearer())
+    check_operator: Any = operator_gate(lambda: "secret", gate.rates)
+    with pytest.raises(Outage):
+        await check_operator(FROM_DEVICE, "Bearer guess")
 
 
 class TestKeysOfACluster:

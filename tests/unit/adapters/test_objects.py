@@ -147,11 +147,13 @@ def test_a_decision_of_the_storage_is_a_refusal_at_once(storage: Storage, answer
     assert len(storage.requests) == 1
 
 
-def test_a_bucket_that_is_not_made_yet_is_an_outage(storage: Storage) -> None:
-    storage.script = [Answer(404, error("NoSuchBucket"))]
-    outage = refusal_of(lambda: storage.store().get("key"))
-    assert isinstance(outage, Outage)
-    assert outage.code is Code.STORAGE_UNAVAILABLE
+@pytest.mark.parametrize("body", [pytest.param(error("NoSuchBucket"), id="said"), pytest.param(b"", id="a bare 404")])
+def test_a_bucket_that_is_not_made_yet_is_an_outage(storage: Storage, body: bytes) -> None:
+    storage.script = [Answer(404, body)]
+    for call in (lambda: storage.store().get("key"), lambda: storage.store().list(""), lambda: storage.store().put("key", b"")):
+        outage = refusal_of(call)
+        assert isinstance(outage, Outage)
+        assert outage.code is Code.STORAGE_UNAVAILABLE
 
 
 def test_a_size_that_may_not_be_asked_for_is_not_taken_for_a_missing_object(storage: Storage) -> None:

@@ -31,7 +31,7 @@ def sealed() -> SealedRound:
 def folding(request: pytest.FixtureRequest, sealed: SealedRound, monkeypatch: pytest.MonkeyPatch) -> Folding:
     if request.param == "streamed":
         monkeypatch.setattr(folding_module, "LARGE_BYTES", 0)
-        monkeypatch.setattr(streaming, "_SPAN_BYTES", 9000)
+        monkeypatch.setattr(streaming, "_SPAN_BYTES", 2500)
     return Folding(sealed.descriptor, sealed.plan, sealed.key, sealed.store)
 
 

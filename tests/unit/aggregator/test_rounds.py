@@ -244,12 +244,12 @@ async def test_what_is_granted_is_bound_and_bounded(house: House) -> None:
         open_round = await rounds.open(ROUND, OPENING)
         body = house.sealed().seal(A, random_update(PLAN, 1))
         digest = hashlib.sha256(body).hexdigest()
-        granted = rounds.grant(open_round, A, len(body), digest)
+        granted = rounds.desk.grant(open_round.folding, A, len(body), digest)
         assert house.updates.bucket.request("PUT", granted.url, body, granted.headers)[0] == 200
         assert house.keys()[-1].endswith(f"updates/a/{digest}")
         before = metrics.UPDATES.labels(Code.UPDATE_TOO_LARGE)._value.get()
         with pytest.raises(Refusal) as caught:
-            rounds.grant(open_round, A, open_round.folding.max_update_bytes + 1, digest)
+            rounds.desk.grant(open_round.folding, A, open_round.folding.max_update_bytes + 1, digest)
         assert caught.value.code is Code.UPDATE_TOO_LARGE
         assert metrics.UPDATES.labels(Code.UPDATE_TOO_LARGE)._value.get() - before == 1
 
@@ -261,9 +261,9 @@ async def test_a_counted_device_is_granted_no_other_update(house: House) -> None
         open_round, device = rounds.find(ROUND), next(iter(updates))
         counted = open_round.folding.folded_digest(device)
         assert counted is not None
-        rounds.grant(open_round, device, 100, counted)
+        rounds.desk.grant(open_round.folding, device, 100, counted)
         with pytest.raises(Refusal) as caught:
-            rounds.grant(open_round, device, 100, "0" * 64)
+            rounds.desk.grant(open_round.folding, device, 100, "0" * 64)
         assert caught.value.code is Code.UPDATE_REPEATED
 
 
@@ -391,6 +391,24 @@ async def test_an_outage_of_the_storage_delays_recovery_and_ends_nothing(house: 
         house.updates.get = reads  # type: ignore[method-assign]
         await recovery
         await until(lambda: house.server.reported() == set(updates))
+
+
+async def test_a_storage_that_refuses_to_list_its_rounds_is_asked_again(house: House) -> None:
+    """One that is being set up may not know this aggregator's credential yet."""
+    lists, asked = house.updates.list, asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def denied(*_: Any, **__: Any) -> Any:
+        loop.call_soon_threadsafe(asked.set)
+        raise Refusal(Code.STORAGE_DENIED, "This credential does not allow the call.")
+
+    async with house.rounds(recover=False) as rounds:
+        house.updates.list = denied  # type: ignore[method-assign]
+        recovery = asyncio.create_task(rounds.recover())
+        await asked.wait()
+        house.updates.list = lists  # type: ignore[method-assign]
+        await recovery
+        await rounds.ready()
 
 
 async def test_one_round_that_can_not_be_recovered_keeps_no_other_from_it(house: House) -> None:

@@ -39,7 +39,7 @@ def store() -> Counting:
 @pytest.fixture
 def sealed(store: Counting, monkeypatch: pytest.MonkeyPatch) -> SealedRound:
     monkeypatch.setattr(folding_module, "LARGE_BYTES", 0)
-    monkeypatch.setattr(streaming, "_SPAN_BYTES", 9000)
+    monkeypatch.setattr(streaming, "_SPAN_BYTES", 2500)
     return SealedRound(store, plan=WINDOWED)
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -150,7 +151,7 @@ async def running(
         server=played, aggregator=played, identity=IDENTITY.public_key(), make_learner=make_learner, compute=compute
     )
     workshop.transfer = played
-    home = Home(slot=2, dataset="mnist", shard=SHARD, seed=5, seed_name=seed_name, runtime="synthetic")
+    home = Home(2, "mnist", SHARD, seed=5, seed_name=seed_name, runtime="synthetic", state=Path("nowhere"))
     agent = Agent(home, workshop, played, 30.0, conditions)
     work = asyncio.create_task(agent.run())
     try:

@@ -35,7 +35,7 @@ class WatchedFleet(Fleet):
 
     @property
     def reserved(self) -> set[DeviceId]:
-        return self._reserved
+        return set(self._reserved)
 
 
 def test_who_has_reported_or_left_is_free_for_other_rounds_at_once() -> None:

@@ -7,7 +7,7 @@ from fedlearn.core.ids import DeviceId
 from fedlearn.core.rounds import ModelRef
 from fedlearn.protocol.eligibility import DeviceConditions
 from fedlearn.protocol.messages import Assignment, CheckIn, Model
-from fedlearn.server.fleet import Fleet
+from fedlearn.server.fleet import Elsewhere, Fleet
 
 Held = asyncio.Task[Assignment | None]
 A, B = DeviceId("a"), DeviceId("b/3")
@@ -185,3 +185,81 @@ async def test_it_tells_of_each_device_that_begins_to_wait_or_is_released() -> N
     fleet.release([A])
     assert changes == [1, 1]
     waiting.cancel()
+
+
+class Noted:
+    """A journal that a test reads."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, bool]] = []
+
+    def here(self, device: DeviceId, checkin: CheckIn, waiting: bool, seconds: float) -> None:
+        self.lines.append((device, waiting))
+
+    def gone(self, device: DeviceId) -> None:
+        self.lines.append((device, False))
+
+
+def elsewhere(waiting: bool = True, due: float = 100.0) -> Elsewhere:
+    return Elsewhere(MNIST, waiting, due)
+
+
+class TestSeveralReplicas:
+    async def test_a_device_that_waits_elsewhere_can_be_selected_and_is_not_answered_here(self) -> None:
+        fleet = Fleet(clock=lambda: 0.0)
+        fleet.see_elsewhere({A: elsewhere(), B: elsewhere(waiting=False)})
+        assert fleet.waiting("mnist") == [A]
+        assert fleet.holds(A)
+        assert not fleet.holds_here(A)
+        assert not fleet.answer(A, assignment(A))
+
+    async def test_a_device_that_waits_here_counts_once(self) -> None:
+        fleet = Fleet(clock=lambda: 0.0)
+        await wait(fleet, A)
+        fleet.see_elsewhere({A: elsewhere(), B: elsewhere()})
+        assert fleet.waiting("mnist") == [A, B]
+        assert fleet.size("mnist") == 2
+
+    async def test_a_device_that_was_not_heard_of_elsewhere_in_time_waits_there_no_more(self) -> None:
+        now = 0.0
+        fleet = Fleet(clock=lambda: now)
+        fleet.see_elsewhere({A: elsewhere(due=5.0)})
+        now = 6.0
+        assert fleet.waiting("mnist") == []
+        assert fleet.size("mnist") == 0
+
+    async def test_a_change_elsewhere_wakes_the_rounds(self) -> None:
+        woken: list[bool] = []
+        Fleet(on_change=lambda: woken.append(True)).see_elsewhere({A: elsewhere()})
+        assert woken
+
+    async def test_others_are_told_when_a_device_begins_and_ends_to_wait(self) -> None:
+        fleet, noted = Fleet(), Noted()
+        fleet.journal = noted
+        held = await wait(fleet, A)
+        fleet.answer(A, assignment(A))
+        await held
+        assert noted.lines == [(A, True), (A, False)]
+
+    async def test_a_round_that_lets_go_of_a_device_tells_nobody_where_it_is(self) -> None:
+        """It may wait at another replica by then, which has said so."""
+        fleet, noted = Fleet(), Noted()
+        held = await wait(fleet, A)
+        fleet.reserve([A])
+        fleet.answer(A, assignment(A))
+        await held
+        fleet.journal = noted
+        fleet.release([A])
+        assert noted.lines == []
+        assert fleet.missing("mnist", 60.0) == 1
+
+    async def test_a_device_of_the_round_that_waited_elsewhere_is_missed_after_it(self) -> None:
+        fleet = Fleet(clock=lambda: 0.0)
+        fleet.see_elsewhere({A: elsewhere()})
+        fleet.reserve([A])
+        assert fleet.waiting("mnist") == []
+        fleet.see_elsewhere({})
+        fleet.release([A])
+        assert fleet.missing("mnist", 60.0) == 1
+        fleet.see_elsewhere({A: elsewhere()})
+        assert fleet.missing("mnist", 60.0) == 0

@@ -23,6 +23,7 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import NullPool
 
 from fedlearn.core.errors import Code, Outage, Refusal, SetupError
 from fedlearn.telemetry.metrics import database as metrics
@@ -32,6 +33,7 @@ WAIT_SECONDS = 10
 """How long a call waits for a lock or for a connection before the database counts as not answering."""
 
 _STATEMENT_SECONDS = 30
+_IDLE_SECONDS = 5  # in the middle of a transaction, which takes milliseconds; a replica that takes over may wait for it
 _UNDEFINED_TABLE, _DISK_FULL = "42P01", "53100"  # PostgreSQL's SQLSTATE
 
 
@@ -50,6 +52,7 @@ class Database:
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         try:
             self._writer, self._reader = _open_sqlite(parsed) if self.is_sqlite else _open_postgresql(parsed)
+            self._alone = self._writer if self.is_sqlite else _open_sessions(parsed)
         except ModuleNotFoundError as error:
             raise SetupError(
                 Code.SETTING_INVALID, "The driver for PostgreSQL is missing: pip install 'fedlearn[postgresql]'."
@@ -74,6 +77,15 @@ class Database:
         """
         with _observed(Operation.WRITE), translated_errors(), self._writer.begin() as connection:
             yield connection
+
+    def connect_alone(self) -> Connection:
+        """A connection outside the pool, for what belongs to a session. Each statement is a transaction; the caller closes it.
+
+        Raises:
+            Outage: `database_unavailable`.
+        """
+        with translated_errors():
+            return self._alone.connect()
 
     def use_write_ahead_log(self) -> None:
         """Let SQLite's readers and its writer work side by side. The file remembers it."""
@@ -176,17 +188,9 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
 
 
 def _open_postgresql(url: URL) -> tuple[Engine, Engine]:
-    # a peer that vanished without a word is noticed within seconds, not after TCP's quarter of an hour
-    arguments = {
-        "connect_timeout": 5,
-        "tcp_user_timeout": WAIT_SECONDS * 1000,
-        "keepalives_idle": 5,
-        "keepalives_interval": 2,
-        "keepalives_count": 3,
-    }
     engine = create_engine(
         url,
-        connect_args={name: value for name, value in arguments.items() if name not in url.query},
+        connect_args=_arguments(url),
         pool_size=5,
         max_overflow=5,
         pool_timeout=WAIT_SECONDS,
@@ -199,9 +203,27 @@ def _open_postgresql(url: URL) -> tuple[Engine, Engine]:
     )
 
 
+def _open_sessions(url: URL) -> Engine:
+    engine = create_engine(url, connect_args=_arguments(url), poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    event.listen(engine, "connect", _configure_postgresql)
+    return engine
+
+
+def _arguments(url: URL) -> dict[str, int]:
+    # a peer that vanished without a word is noticed within seconds, not after TCP's quarter of an hour
+    arguments = {
+        "connect_timeout": 5,
+        "tcp_user_timeout": WAIT_SECONDS * 1000,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+    }
+    return {name: value for name, value in arguments.items() if name not in url.query}
+
+
 def _configure_postgresql(connection: Any, _record: object) -> None:
     connection.execute(f"SET lock_timeout = '{WAIT_SECONDS}s'")
     connection.execute(f"SET statement_timeout = '{_STATEMENT_SECONDS}s'")
     # a server that hangs in the middle of a transaction must not hold its locks for ever
-    connection.execute(f"SET idle_in_transaction_session_timeout = '{_STATEMENT_SECONDS}s'")
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'")
     connection.commit()

@@ -1,10 +1,13 @@
 """`core.ports.RoundStore` on SQLAlchemy Core: synchronous, and safe to call from many threads and many processes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
 
 from sqlalchemy import Connection, select, update
 
 from fedlearn.adapters.database.engine import Database, insert_new
+from fedlearn.adapters.database.leadership import begin_epoch, check_epoch, read_leader
 from fedlearn.adapters.database.logs import (
     insert_audit,
     insert_happenings,
@@ -15,6 +18,7 @@ from fedlearn.adapters.database.logs import (
 from fedlearn.adapters.database.migrations import upgrade
 from fedlearn.adapters.database.rounds import insert_round, load_round, load_rounds, replace_round
 from fedlearn.adapters.database.rows import read_task, read_version, task_values, version_values
+from fedlearn.adapters.database.signals import TASK, VERSIONS, announce
 from fedlearn.adapters.database.tables import model_versions, plans, rounds, signing_keys, tasks
 from fedlearn.adapters.database.versions import (
     load_version,
@@ -29,6 +33,7 @@ from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.happenings import AuditEntry, Happening
 from fedlearn.core.ids import RoundId, TaskId
 from fedlearn.core.ports import ModelVersion, RoundSummary, Task
+from fedlearn.core.replicas import Leader
 from fedlearn.core.rounds import Phase, Round
 
 _ENDED = ("completed", "failed", "cancelled")
@@ -52,6 +57,12 @@ class DatabaseRoundStore:
 
     def __init__(self, url: str) -> None:
         self._database = Database(url)
+        self._epoch: int | None = None
+
+    @property
+    def database(self) -> Database:
+        """For what else stands on it: the leader's lock, signals, presences, a backup."""
+        return self._database
 
     def migrate(self) -> None:
         """Bring the tables to this version's form; safe when several replicas start at once.
@@ -73,7 +84,7 @@ class DatabaseRoundStore:
     # --- tasks and plans
 
     def add_task(self, task: Task, plan: bytes) -> None:
-        with self._database.writing() as connection:
+        with self._writing(TASK + task.id) as connection:
             insert_new(connection, plans, {"digest": task.plan_digest, "body": plan})
             if not insert_new(connection, tasks, task_values(task)):
                 raise Refusal(Code.TASK_EXISTS, f"There is a task {task.id} already; choose another name.")
@@ -95,7 +106,7 @@ class DatabaseRoundStore:
         return body
 
     def start_task(self, task: TaskId, now: float) -> Task:
-        with self._database.writing() as connection:
+        with self._writing(TASK + task, VERSIONS) as connection:
             found = _task(connection, task, lock=True)
             if found.state in _ENDED:
                 raise Refusal(Code.TASK_STATE, f"Task {task} is {found.state}; submit a new one.")
@@ -108,13 +119,13 @@ class DatabaseRoundStore:
     def end_task(self, task: TaskId, state: str) -> None:
         if state not in _ENDED:
             raise Refusal(Code.TASK_STATE, f"A task does not end as {state!r}, but as one of {', '.join(_ENDED)}.")
-        with self._database.writing() as connection:
+        with self._writing(TASK + task) as connection:
             if _task(connection, task, lock=True).state not in _ENDED:
                 connection.execute(update(tasks).where(tasks.c.id == task).values(state=state))
 
     def pause_task(self, task: TaskId, paused: bool) -> Task:
         before, after = ("running", "paused") if paused else ("paused", "running")
-        with self._database.writing() as connection:
+        with self._writing(TASK + task) as connection:
             found = _task(connection, task, lock=True)
             if found.state not in (before, after):
                 raise Refusal(
@@ -126,12 +137,12 @@ class DatabaseRoundStore:
     # --- rounds
 
     def add_round(self, round_: Round) -> None:
-        with self._database.writing() as connection:
+        with self._writing(TASK + round_.id.task) as connection:
             _task(connection, round_.id.task)
             insert_round(connection, round_)
 
     def save_round(self, round_: Round, previous: Round, happenings: Sequence[Happening] = ()) -> None:
-        with self._database.writing() as connection:
+        with self._writing(TASK + round_.id.task) as connection:
             replace_round(connection, round_, previous)
             insert_happenings(connection, happenings)
 
@@ -141,7 +152,7 @@ class DatabaseRoundStore:
                 f"round {round_.id} is in {round_.phase}: only a committed round with its aggregate moves the model"
             )
         task, model = round_.id.task, round_.aggregate.model
-        with self._database.writing() as connection:
+        with self._writing(TASK + task, VERSIONS) as connection:
             replace_round(connection, round_, previous)
             new = version_values(task, model, round_.id.number, now, parent=round_.base.version, made=round_.aggregate)
             if _task(connection, task, lock=True).model != round_.base or not insert_new(connection, model_versions, new):
@@ -184,19 +195,19 @@ class DatabaseRoundStore:
             return load_version(connection, task, version)
 
     def roll_back(self, task: TaskId, version: int, current: int, now: float) -> ModelVersion:
-        with self._database.writing() as connection:
+        with self._writing(TASK + task, VERSIONS) as connection:
             restore_version(connection, _task(connection, task, lock=True), version, current, now)
             model = _task(connection, task).model
             assert model is not None
             return load_version(connection, task, model.version)
 
     def pin(self, task: TaskId, version: int, label: str) -> ModelVersion:
-        with self._database.writing() as connection:
+        with self._writing(TASK + task) as connection:
             put_label(connection, task, version, label)
             return load_version(connection, task, version)
 
     def unpin(self, task: TaskId, label: str) -> None:
-        with self._database.writing() as connection:
+        with self._writing(TASK + task) as connection:
             take_label(connection, task, label)
 
     def unevaluated(self) -> Sequence[ModelVersion]:
@@ -213,15 +224,40 @@ class DatabaseRoundStore:
         unscored = update(model_versions).where(
             model_versions.c.task == task, model_versions.c.version == version, model_versions.c.evaluation.is_(None)
         )
-        with self._database.writing() as connection:
+        with self._writing(VERSIONS) as connection:
             scored = connection.execute(unscored.values(evaluation=dict(metrics))).rowcount == 1
             if not scored and connection.execute(query_version(task, version)).one_or_none() is None:
                 raise unknown_version(task, version)
 
+    # --- replicas
+
+    def take_lead(self, holder: str, address: str) -> int:
+        with self._database.writing() as connection:
+            return begin_epoch(connection, holder, address)
+
+    def leader(self) -> Leader | None:
+        with self._database.reading() as connection:
+            return read_leader(connection)
+
+    def fenced(self, epoch: int) -> "DatabaseRoundStore":
+        fenced = copy(self)
+        fenced._epoch = epoch
+        return fenced
+
+    @contextmanager
+    def _writing(self, *signals: str) -> Iterator[Connection]:
+        """A transaction behind the fence, of which the replicas are told."""
+        with self._database.writing() as connection:
+            if self._epoch is not None:
+                check_epoch(connection, self._epoch, *signals)
+            else:
+                announce(connection, *signals)
+            yield connection
+
     # --- logs
 
     def log(self, happenings: Sequence[Happening]) -> None:
-        with self._database.writing() as connection:
+        with self._writing() as connection:
             insert_happenings(connection, happenings)
 
     def happenings(self, limit: int, before: int | None = None) -> Sequence[tuple[int, Happening]]:
@@ -229,7 +265,7 @@ class DatabaseRoundStore:
             return load_happenings(connection, limit, before)
 
     def audit(self, entry: AuditEntry) -> None:
-        with self._database.writing() as connection:
+        with self._writing() as connection:
             insert_audit(connection, entry)
 
     def audit_entries(self, limit: int, before: int | None = None) -> Sequence[tuple[int, AuditEntry]]:
@@ -244,7 +280,7 @@ class DatabaseRoundStore:
             row = connection.execute(current).one_or_none()
         if row is None:
             kid, private_key = make()
-            with self._database.writing() as connection:
+            with self._writing() as connection:
                 first = {"generation": 1, "kid": kid, "private_key": private_key, "created_at": now}
                 insert_new(connection, signing_keys, first)  # another replica's may be there by now; that one counts
                 row = connection.execute(current).one()

@@ -5,6 +5,7 @@ Only `tasks.model_version` says which model is current: a version's row and an o
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Float,
     ForeignKey,
@@ -14,6 +15,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
 )
 
 from fedlearn.adapters.database.columns import Document, UtcTime
@@ -91,6 +93,7 @@ rounds = Table(
     Column("base_key", String, nullable=False),
     Column("base_sha256", String, nullable=False),
     Column("base_size_bytes", BigInteger, nullable=False),
+    Column("start", Document),  # what devices begin with, where it is not the base
     Column("aggregate", Document),
 )
 
@@ -114,6 +117,26 @@ signing_keys = Table(
     Column("kid", String, nullable=False),
     Column("private_key", LargeBinary, nullable=False),  # PEM
     Column("created_at", UtcTime, nullable=False),
+)
+
+leadership = Table(
+    "leadership",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # always 1: a table of one row, which writers lock
+    Column("epoch", Integer, nullable=False),
+    Column("holder", String, nullable=False),
+    Column("address", String, nullable=False),
+)
+
+presences = Table(
+    "presences",
+    metadata,
+    Column("device", String, primary_key=True),
+    Column("replica", String, nullable=False),
+    Column("checkin", Text, nullable=False),
+    Column("waiting", Boolean, nullable=False),
+    Column("due", Float(53), nullable=False),  # seconds since the epoch by the database's clock, which all replicas share
+    Column("seen_at", Float(53), nullable=False),
 )
 
 _number = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up an INTEGER and nothing else

@@ -126,7 +126,7 @@ class EventRecorder:
     def _write(self, happening: Happening) -> None:
         event = EventsV1Event(
             metadata=V1ObjectMeta(name=happening.name, namespace=self._namespace),
-            event_time=_micro_time(happening.at),
+            event_time=micro_time(happening.at),
             reporting_controller=_CONTROLLER,
             reporting_instance=self._pod,
             action=happening.action,
@@ -144,7 +144,7 @@ class EventRecorder:
                     raise
 
 
-def _micro_time(seconds: float) -> datetime:
+def micro_time(seconds: float) -> datetime:
     """A time as the API wants it: it refuses one without a fraction, which the client leaves out when it is zero."""
     at = datetime.fromtimestamp(seconds, UTC)
     return at if at.microsecond else at.replace(microsecond=1)

@@ -13,6 +13,7 @@ from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.rounds import Aggregate, Aggregated, Event, Failed, UpdatesCounted
 from fedlearn.protocol.messages import JsonWebKeys, RoundFailure, RoundNumber, RoundResult, TaskName, UpdatesReport
 from fedlearn.server.coordinator import Coordinator
+from fedlearn.server.forwarding import BY_LEADER, at_leader
 from fedlearn.server.walkthrough import Held
 from fedlearn.telemetry.logs import log
 
@@ -23,7 +24,8 @@ def aggregator_routes(coordinator: Coordinator, gate: Gate, settings: ServerSett
     """`held` keeps results back in the walk-through."""
     router = APIRouter(prefix="/v1", tags=["aggregator"])
     Aggregator = Annotated[Caller, Depends(gate.admit(settings.identity.aggregator))]  # noqa: N806 - a type
-    refusals = problems(*BY_TOKEN, Code.TASK_UNKNOWN, Code.ROUND_UNKNOWN, Code.SERVER_UNREACHABLE)
+    led = [Depends(at_leader)]
+    refusals = problems(*BY_TOKEN, *BY_LEADER, Code.TASK_UNKNOWN, Code.ROUND_UNKNOWN)
 
     async def tell(round_id: RoundId, event: Event) -> None:
         """Word of a round that has ended changes nothing, and its sender need not repeat it, but forget the round."""
@@ -34,7 +36,13 @@ def aggregator_routes(coordinator: Coordinator, gate: Gate, settings: ServerSett
                 raise
             await coordinator.sweep(round_id)
 
-    @router.put("/rounds/{task}/{number}/updates", status_code=204, summary="Whose updates are counted.", responses=refusals)
+    @router.put(
+        "/rounds/{task}/{number}/updates",
+        dependencies=led,
+        status_code=204,
+        summary="Whose updates are counted.",
+        responses=refusals,
+    )
     async def updates(task: TaskName, number: RoundNumber, report: UpdatesReport, _caller: Aggregator) -> None:
         counted = UpdatesCounted(
             reported=frozenset(DeviceId(device) for device in report.reported),
@@ -42,7 +50,9 @@ def aggregator_routes(coordinator: Coordinator, gate: Gate, settings: ServerSett
         )
         await tell(RoundId(TaskId(task), number), counted)
 
-    @router.put("/rounds/{task}/{number}/result", status_code=204, summary="The published model.", responses=refusals)
+    @router.put(
+        "/rounds/{task}/{number}/result", dependencies=led, status_code=204, summary="The published model.", responses=refusals
+    )
     async def result(task: TaskName, number: RoundNumber, result: RoundResult, _caller: Aggregator) -> None:
         contributors = frozenset(DeviceId(device) for device in result.contributors)
         aggregate = Aggregate(result.model.ref(), contributors, result.examples, result.metrics)
@@ -51,7 +61,13 @@ def aggregator_routes(coordinator: Coordinator, gate: Gate, settings: ServerSett
         await tell(RoundId(TaskId(task), number), Aggregated(aggregate))
         coordinator.announce_versions()
 
-    @router.put("/rounds/{task}/{number}/failure", status_code=204, summary="Why there is no model.", responses=refusals)
+    @router.put(
+        "/rounds/{task}/{number}/failure",
+        dependencies=led,
+        status_code=204,
+        summary="Why there is no model.",
+        responses=refusals,
+    )
     async def failure(task: TaskName, number: RoundNumber, failure: RoundFailure, _caller: Aggregator) -> None:
         _log.error("the aggregator gives up a round", round=f"{task}/{number}", code=failure.code, detail=failure.detail)
         await tell(RoundId(TaskId(task), number), Failed(failure.code))

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.responses import StreamingResponse
 
 from fedlearn.adapters.gate import operator_gate
+from fedlearn.adapters.limits import Rates
 from fedlearn.adapters.openapi import BY_OPERATOR, problems
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import TaskId
@@ -59,7 +60,7 @@ def page_routes() -> APIRouter:
     return router
 
 
-def console_routes(console: Console, feed: Feed, store: RoundStore, token: Callable[[], str]) -> APIRouter:
+def console_routes(console: Console, feed: Feed, store: RoundStore, token: Callable[[], str], rates: Rates) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["operators"])
 
     @router.get("/overview", summary="Everything that the console shows at first.")
@@ -94,7 +95,7 @@ def console_routes(console: Console, feed: Feed, store: RoundStore, token: Calla
     @router.get(
         "/audit",
         summary="Who did what with the operators' token, newest first.",
-        dependencies=[Depends(operator_gate(token))],
+        dependencies=[Depends(operator_gate(token, rates))],
         responses=problems(*BY_OPERATOR),
     )
     async def audit(limit: Limit = 200, before: Before = None) -> list[AuditView]:

@@ -26,6 +26,7 @@ from fedlearn.protocol.messages import (
     Wanted,
 )
 from fedlearn.server.coordinator import Coordinator
+from fedlearn.server.forwarding import BY_LEADER, at_leader
 from fedlearn.server.roster import Roster
 from fedlearn.telemetry.logs import log
 
@@ -39,20 +40,21 @@ def device_routes(coordinator: Coordinator, roster: Roster, gate: Gate, settings
     Device = Annotated[Caller, Depends(gate.admit(accounts.device))]  # noqa: N806 - a type
     refusals = (
         *BY_TOKEN,
+        *BY_LEADER,
         Code.DEVICE_REPLACED,
         Code.NOT_SELECTED,
         Code.ROUND_CLOSED,
         Code.TASK_UNKNOWN,
-        Code.SERVER_UNREACHABLE,
     )
     Reader = Annotated[Caller, Depends(gate.admit(accounts.device, accounts.evaluator))]  # noqa: N806 - a type
 
     @router.post(
         "/checkins",
         summary="Offer a device, and wait for work.",
-        responses=problems(*BY_TOKEN, Code.DEVICE_REPLACED),
+        responses=problems(*BY_TOKEN, *BY_LEADER, Code.DEVICE_REPLACED),
     )
     async def check_in(checkin: CheckIn, caller: Device, request: Request) -> Assignment | ComeBack:
+        await _excused_at_leader(checkin, request)
         device = roster.admit(caller, checkin.slot)
         roster.check_in(device, checkin)
         # a device that hangs up no longer waits: it must not be selected
@@ -72,6 +74,7 @@ def device_routes(coordinator: Coordinator, roster: Roster, gate: Gate, settings
 
     @router.post(
         "/rounds/{task}/{number}/acceptances",
+        dependencies=[Depends(at_leader)],
         status_code=204,
         summary="Say that a device starts its part.",
         responses=problems(*refusals),
@@ -82,6 +85,7 @@ def device_routes(coordinator: Coordinator, roster: Roster, gate: Gate, settings
 
     @router.post(
         "/rounds/{task}/{number}/dropouts",
+        dependencies=[Depends(at_leader)],
         status_code=204,
         summary="Say that a device will not report.",
         responses=problems(*refusals),
@@ -127,3 +131,9 @@ def device_routes(coordinator: Coordinator, roster: Roster, gate: Gate, settings
         return Response((await coordinator.plan(digest)).canonical, media_type="application/json")
 
     return router
+
+
+async def _excused_at_leader(checkin: CheckIn, request: Request) -> None:
+    """An unfit device is answered at once, and the leader lets go of it."""
+    if checkin.unfit is not None:
+        await at_leader(request)

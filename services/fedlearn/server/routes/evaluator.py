@@ -13,6 +13,7 @@ from fedlearn.core.errors import Code
 from fedlearn.core.ids import TaskId
 from fedlearn.protocol.messages import Evaluation, EvaluationJob, Model, TaskName, VersionNumber
 from fedlearn.server.coordinator import Coordinator
+from fedlearn.server.forwarding import BY_LEADER, at_leader
 from fedlearn.telemetry.metrics import tasks as metrics
 
 _URL_SECONDS = 3600
@@ -43,9 +44,10 @@ def evaluator_routes(coordinator: Coordinator, gate: Gate, settings: ServerSetti
 
     @router.put(
         "/evaluations/{task}/{version}",
+        dependencies=[Depends(at_leader)],
         status_code=204,
         summary="The figures of a version on the test set.",
-        responses=problems(*BY_TOKEN, Code.MODEL_UNKNOWN),
+        responses=problems(*BY_TOKEN, *BY_LEADER, Code.MODEL_UNKNOWN),
     )
     async def evaluate(task: TaskName, version: VersionNumber, evaluation: Evaluation, _caller: Evaluator) -> None:
         await asyncio.to_thread(around.store.evaluate, TaskId(task), version, evaluation.metrics)

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
 
 from fedlearn.adapters.gate import operator_gate
+from fedlearn.adapters.limits import Rates
 from fedlearn.adapters.openapi import BY_OPERATOR, problems
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import RoundId, TaskId
@@ -25,6 +26,7 @@ from fedlearn.protocol.messages import (
 )
 from fedlearn.server.audit import audited
 from fedlearn.server.coordinator import Coordinator
+from fedlearn.server.forwarding import BY_LEADER, at_leader
 from fedlearn.server.routes.steering import add_steering_routes
 from fedlearn.server.submission import start_task, submit_task
 from fedlearn.server.views import round_view, task_view, version_view
@@ -34,10 +36,10 @@ _PART_BYTES = 4 * 1024 * 1024
 read = asyncio.to_thread
 
 
-def operator_routes(coordinator: Coordinator, token: Callable[[], str]) -> APIRouter:
+def operator_routes(coordinator: Coordinator, token: Callable[[], str], rates: Rates) -> APIRouter:
     """Everything under `/v1/tasks`."""
     router = APIRouter(prefix="/v1/tasks", tags=["operators"], route_class=audited(coordinator.around))
-    operator = [Depends(operator_gate(token))]
+    operator = [Depends(operator_gate(token, rates))]
     _task_routes(router, coordinator, operator)
     _round_routes(router, coordinator)
     _model_routes(router, coordinator, operator)
@@ -62,10 +64,11 @@ def _task_routes(router: APIRouter, coordinator: Coordinator, operator: list[Any
 
     @router.post(
         "/{task}/start",
-        dependencies=operator,
+        dependencies=[Depends(at_leader), *operator],
         summary="Version 0 is uploaded: begin with the rounds.",
         responses=problems(
             *BY_OPERATOR,
+            *BY_LEADER,
             Code.TASK_UNKNOWN,
             Code.TASK_STATE,
             Code.MODEL_MISSING,
@@ -81,9 +84,9 @@ def _task_routes(router: APIRouter, coordinator: Coordinator, operator: list[Any
 
     @router.post(
         "/{task}/cancel",
-        dependencies=operator,
+        dependencies=[Depends(at_leader), *operator],
         summary="End a task and abandon its running round.",
-        responses=problems(*BY_OPERATOR, Code.TASK_UNKNOWN),
+        responses=problems(*BY_OPERATOR, *BY_LEADER, Code.TASK_UNKNOWN),
     )
     async def cancel(task: TaskName) -> TaskView:
         await read(store.task, TaskId(task))

@@ -3,13 +3,14 @@
 import asyncio
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
 from fedlearn.adapters.openapi import BY_OPERATOR, problems
 from fedlearn.core.errors import Code
 from fedlearn.core.ids import TaskId
 from fedlearn.protocol.messages import Label, RollBack, TaskName, TaskView, VersionNumber, VersionView
 from fedlearn.server.coordinator import Coordinator
+from fedlearn.server.forwarding import BY_LEADER, at_leader
 from fedlearn.server.views import task_view, version_view
 
 
@@ -19,27 +20,27 @@ def add_steering_routes(router: APIRouter, coordinator: Coordinator, operator: l
 
     @router.post(
         "/{task}/pause",
-        dependencies=operator,
+        dependencies=[Depends(at_leader), *operator],
         summary="Let the running round end, and start no other.",
-        responses=problems(*BY_OPERATOR, Code.TASK_UNKNOWN, Code.TASK_STATE),
+        responses=problems(*BY_OPERATOR, *BY_LEADER, Code.TASK_UNKNOWN, Code.TASK_STATE),
     )
     async def pause(task: TaskName) -> TaskView:
         return task_view(await coordinator.pause(TaskId(task), True))
 
     @router.post(
         "/{task}/resume",
-        dependencies=operator,
+        dependencies=[Depends(at_leader), *operator],
         summary="Go on with a paused task.",
-        responses=problems(*BY_OPERATOR, Code.TASK_UNKNOWN, Code.TASK_STATE),
+        responses=problems(*BY_OPERATOR, *BY_LEADER, Code.TASK_UNKNOWN, Code.TASK_STATE),
     )
     async def resume(task: TaskName) -> TaskView:
         return task_view(await coordinator.pause(TaskId(task), False))
 
     @router.post(
         "/{task}/models/{version}/rollback",
-        dependencies=operator,
+        dependencies=[Depends(at_leader), *operator],
         summary="Make this version the task's model again, as a new version: the next round starts from it.",
-        responses=problems(*BY_OPERATOR, Code.TASK_UNKNOWN, Code.MODEL_UNKNOWN, Code.BASE_SUPERSEDED),
+        responses=problems(*BY_OPERATOR, *BY_LEADER, Code.TASK_UNKNOWN, Code.MODEL_UNKNOWN, Code.BASE_SUPERSEDED),
     )
     async def roll_back(task: TaskName, version: VersionNumber, expected: RollBack | None = None) -> VersionView:
         current = None if expected is None else expected.current

@@ -78,6 +78,15 @@ def end(task: str) -> None:
         _remove(forgotten, *_KEPT)
 
 
+def leave(task: str) -> None:
+    """Another server drives the task from now on, and shows its figures."""
+    _watched.discard(task)
+    _shown.discard(task)
+    if task in _ended:
+        _ended.remove(task)
+    _remove(task, *_WATCHED, *_KEPT)
+
+
 def committed(task: str, *, version: int, devices: int, examples: int, figures: Mapping[str, float], now: float) -> None:
     """A round has been committed; `figures` are the hold-outs' means of the version that it began with."""
     MODEL_VERSION.labels(task).set(version)

@@ -28,8 +28,8 @@ def upgrade(database: Database) -> None:
         database.use_write_ahead_log()
     with database.writing() as connection:
         if not database.is_sqlite:  # there, the write transaction itself lets in one at a time
-            connection.execute(text("SET LOCAL lock_timeout = 0"))
-            connection.execute(text("SET LOCAL statement_timeout = 0"))  # others wait here for as long as a migration takes
+            for limit in ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout"):
+                connection.execute(text(f"SET LOCAL {limit} = 0"))  # others wait here for as long as a migration takes
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
         try:
             command.upgrade(configuration(connection), "head")
