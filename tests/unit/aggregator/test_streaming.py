@@ -13,7 +13,7 @@ from support.sealed import SealedRound, updates_of, weighted_mean
 from support.world import small_plan
 
 A = DeviceId("device-0")
-WINDOWED = small_plan(update={"window_elements": 1024})
+WINDOWED = small_plan(update={"encoding": "float32", "window_elements": 1024})
 
 
 class Counting(MemoryObjectStore):
@@ -47,9 +47,11 @@ def folding_of(sealed: SealedRound) -> Folding:
     return Folding(sealed.descriptor, sealed.plan, sealed.key, sealed.store)
 
 
+@pytest.mark.parametrize("encoding", ["float32", "int8"])
 def test_the_sum_is_the_same_to_the_last_bit_as_of_updates_held_as_a_whole(
-    sealed: SealedRound, monkeypatch: pytest.MonkeyPatch
+    sealed: SealedRound, monkeypatch: pytest.MonkeyPatch, encoding: str
 ) -> None:
+    sealed = SealedRound(sealed.store, plan=small_plan(update={"encoding": encoding, "window_elements": 1024}))
     updates = updates_of(7)
     digests = {device: sealed.bring(device, update) for device, update in updates.items()}
     streamed = folding_of(sealed).total(digests)
