@@ -118,11 +118,12 @@ install: ## the chart into the current cluster, in a namespace that enforces res
 
 # --- figures
 
+BENCH_FLAGS ?=
+
 .PHONY: bench
-bench: $(VENV)/.dev ## measure: local training, envelopes, a round's overhead, memory
+bench: $(VENV)/.dev ## measure, and write docs/benchmarks.md (BENCH_FLAGS=--full adds what takes hours)
 	@$(BIN)/fedlearn data fetch mnist
-	@for benchmark in local_training envelope round_overhead aggregator_memory; do \
-	  echo; echo "== $$benchmark"; $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
+	@$(BIN)/python benchmarks/page.py $(BENCH_FLAGS)
 
 .PHONY: clean
 clean: ## delete .venv, caches and runs

@@ -72,9 +72,14 @@ def synthetic(devices: int, processes: int) -> Iterator[Deployment]:
 
 
 def peak_megabytes(pid: int) -> float:
-    """The most memory that a process has had (Linux' VmHWM)."""
+    """The most memory that a process has had."""
+    return memory_megabytes("VmHWM", pid)
+
+
+def memory_megabytes(what: str, pid: int | str = "self") -> float:
+    """Linux' VmRSS (now) or VmHWM (the most so far) of a process."""
     status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1000
+    return int(next(line for line in status.splitlines() if line.startswith(what)).split()[1]) / 1000
 
 
 def seconds_from_round_to_round(rounds: list[RoundView]) -> list[float]:

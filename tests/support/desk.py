@@ -46,7 +46,11 @@ class PlayedAggregator:
             raise self.refuses
         return RoundOpen(task=round_.id.task, round=round_.id.number, kid="0" * 32, state="open", served=self.served)
 
-    async def close_round(self, round_id: RoundId) -> None:
+    @staticmethod
+    def shared_by(_plan: Plan) -> int:
+        return 1
+
+    async def close_round(self, round_id: RoundId, _plan: Plan) -> None:
         self.closed.append(round_id)
 
     async def sweep_round(self, round_id: RoundId) -> None:

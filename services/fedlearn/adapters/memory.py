@@ -106,6 +106,11 @@ class MemoryObjectStore:
             raise Refusal(Code.NOT_FOUND, f"There is no object {key}.")
         return body[start : None if length is None else start + length]
 
+    def get_into(self, key: str, out: memoryview, *, start: int = 0) -> int:
+        body = self.get(key, start=start, length=len(out))
+        out[: len(body)] = body
+        return len(body)
+
     def put(self, key: str, body: bytes | memoryview) -> None:
         objects = self._write()
         with self.bucket.lock:

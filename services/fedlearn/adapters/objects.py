@@ -30,6 +30,7 @@ from botocore.exceptions import (
 )
 from botocore.exceptions import ConnectionError as NotConnected
 
+from fedlearn.adapters.direct import DirectReader
 from fedlearn.config import StorageSettings
 from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
 from fedlearn.core.ports import Part, StoredObject, UploadGrant
@@ -50,6 +51,7 @@ Result = TypeVar("Result")
 
 _CONNECT_SECONDS, _READ_SECONDS = 5, 30
 _CONNECTIONS = 32
+_SIGNED_SECONDS = 300  # of a URL that is used at once; clocks may differ a little
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 2.0
 _SINGLE_BYTES, _PART_BYTES = 64 << 20, 16 << 20
 _KEYS_PER_DELETE = 1000  # S3's own limit
@@ -84,6 +86,8 @@ class S3ObjectStore:
     def __init__(self, bucket: str, settings: S3Settings, *, patience_seconds: float = 60.0) -> None:
         self._bucket, self._patience = bucket, patience_seconds
         self._client = _client(replace(settings, public_endpoint_url=None))
+        # AWS' own endpoints may lie behind a proxy, and differ from bucket to bucket: boto3 knows about that
+        self._direct = DirectReader(settings.endpoint_url) if settings.endpoint_url is not None else None
         public = settings.public_endpoint_url or settings.endpoint_url
         self._signer = _client(replace(settings, endpoint_url=public, public_endpoint_url=None))
 
@@ -105,6 +109,20 @@ class S3ObjectStore:
         body = self._call(Operation.GET, key, read)
         metrics.READ_BYTES.inc(len(body))
         return body
+
+    def get_into(self, key: str, out: memoryview, *, start: int = 0) -> int:
+        if not len(out):
+            return 0
+        if self._direct is not None:
+            with metrics.SECONDS.labels(Operation.GET).time():
+                url = self._sign("get_object", key, {}, _SIGNED_SECONDS, self._client)
+                count = self._direct.read_into(url, out, start)
+            if count is not None:
+                metrics.READ_BYTES.inc(count)
+                return count
+        body = self.get(key, start=start, length=len(out))
+        out[: len(body)] = body
+        return len(body)
 
     def put(self, key: str, body: bytes | memoryview) -> None:
         if len(body) > _SINGLE_BYTES:
@@ -267,10 +285,15 @@ class S3ObjectStore:
         self._call(Operation.PARTS, key, abort)
 
     def _sign(
-        self, operation: Literal["get_object", "put_object", "upload_part"], key: str, bound: dict[str, Any], seconds: int
+        self,
+        operation: Literal["get_object", "put_object", "upload_part"],
+        key: str,
+        bound: dict[str, Any],
+        seconds: int,
+        signer: "S3Client | None" = None,
     ) -> str:
         try:
-            return self._signer.generate_presigned_url(
+            return (signer or self._signer).generate_presigned_url(
                 operation, Params={"Bucket": self._bucket, "Key": key, **bound}, ExpiresIn=seconds
             )
         except BotoCoreError as error:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedlearn.core.errors import Code, Refusal
-from fedlearn.core.ids import DeviceId, RoundId, TaskId, is_digest
+from fedlearn.core.ids import MAX_AGGREGATORS, DeviceId, RoundId, TaskId, is_digest
 from fedlearn.protocol.messages import Digest, Model, RoundNumber, TaskName
 
 
@@ -18,6 +18,7 @@ class Descriptor(BaseModel):
     """`round.json`: all that the aggregator needs to take part in a round, in a later process as well.
 
     Args:
+        aggregators: how many share the round; each takes the updates of the devices whose `shard_of` is its number.
         wrapped_key: the round's private sealing key, wrapped under the aggregator's identity; deleting it closes the round's
             updates for ever.
         served: the file that devices begin with, and whose digest their updates name; None for the base itself.
@@ -31,6 +32,7 @@ class Descriptor(BaseModel):
     plan: dict[str, Any]
     base: Model
     served: Model | None = None
+    aggregators: Annotated[int, Field(ge=1, le=MAX_AGGREGATORS)] = 1
     kid: str
     wrapped_key: Annotated[str, Field(description="base64")]
 
@@ -71,6 +73,20 @@ def close_key(round_id: RoundId) -> str:
 
 def updates_prefix(round_id: RoundId) -> str:
     return round_prefix(round_id) + "updates/"
+
+
+def partials_prefix(round_id: RoundId, shard: int) -> str:
+    return f"{round_prefix(round_id)}partials/{shard}/"
+
+
+def manifest_key(round_id: RoundId, shard: int, number: int) -> str:
+    """The key of the manifest of an aggregator's partial sum `number`, from 1; `shard` is which of the round's it is."""
+    return f"{partials_prefix(round_id, shard)}{number:08d}.json"
+
+
+def sum_key(round_id: RoundId, shard: int, number: int, manifest: str, part: int) -> str:
+    """The key of one part of that sum; it carries the digest of its manifest, so that two of one number never mix."""
+    return f"{partials_prefix(round_id, shard)}{number:08d}-{manifest}/{part:04d}"
 
 
 def update_key(round_id: RoundId, device: DeviceId, sha256: str) -> str:

@@ -90,6 +90,8 @@ def device_routes(rounds: Rounds, gate: Gate, tickets: TicketVerifier, settings:
         folding = round_.folding
         if (granted.plan_digest, granted.base_sha256) != (folding.plan.digest, folding.descriptor.start.sha256):
             raise Refusal(Code.TICKET_FOREIGN, "The ticket is for another plan or base model than the round's.")
+        if granted.aggregator != folding.shard or not folding.mine(device):
+            raise Refusal(Code.TICKET_FOREIGN, f"The ticket is for aggregator {granted.aggregator}; this is {folding.shard}.")
         return round_, device
 
     @router.get("/sealing-key", summary="What updates of this round are sealed to.", responses=problems(*refusals))

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from fedlearn.cli.codecs import CodecOption, KeepOption, ModelEncodingOption
 from fedlearn.cli.machine import (
+    Aggregators,
     Alpha,
     BatchSize,
     DataDir,
@@ -54,6 +55,7 @@ def run(
     seed: Seed = 0,
     target_accuracy: TargetAccuracy = None,
     processes: Processes = None,
+    aggregators: Aggregators = 1,
     learner: Learner = "keras",
     out: Annotated[Path | None, typer.Option(help="A new directory for model, summary and logs. Default: below runs/.")] = None,
     summary: Annotated[Path | None, typer.Option(help="Write the summary (JSON) there. Default: below --out.")] = None,
@@ -85,6 +87,7 @@ def run(
         seed=seed,
         target_accuracy=target_accuracy,
         processes=processes,
+        aggregators=aggregators,
         learner=learner,
         out=out,
         summary=summary,

@@ -56,6 +56,14 @@ class ObjectStore(Protocol):
         """
         ...
 
+    def get_into(self, key: str, out: memoryview, *, start: int = 0) -> int:
+        """Write the object's bytes from `start` on to `out`, as many as it has and `out` holds, and return how many.
+
+        Raises:
+            Refusal: `not_found`. What `out` then holds is undefined.
+        """
+        ...
+
     def put(self, key: str, body: bytes | memoryview) -> None:
         """Write the object, whole or not at all; an object of that key is replaced."""
         ...

@@ -73,7 +73,8 @@ class Agent:
         checkin_seconds: float,
         conditions: Callable[[], Conditions] = Conditions,
     ) -> None:
-        self._home, self._workshop, self._aggregator = home, workshop, aggregator
+        self._home, self._workshop = home, workshop
+        self._aggregators, self._aggregator = aggregator, aggregator
         self._conditions = conditions
         self._outbox = Outbox(workshop.server, Residuals(home.state))
         self._uploaded: RoundName | None = None
@@ -182,6 +183,7 @@ class Agent:
         await persist(lambda: workshop.server.accept(round_id, self._home.slot))
         tools = await workshop.tools(assignment.plan_digest)
         weights = await workshop.weights(assignment.model, assignment.model_url, tools.plan)
+        self._aggregator = self._aggregators.at(assignment.aggregator)
         self._session.note("v")
         key = await workshop.sealing_key(round_id)
         in_context = contextvars.copy_context().run  # so that its log lines name round and device

@@ -1,6 +1,7 @@
 """The server and the aggregator as a device sees them."""
 
 from fedlearn.adapters.http import TICKET_HEADER, ServiceClient
+from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import RoundId, TaskId
 from fedlearn.core.ports import UploadGrant
 from fedlearn.protocol.messages import (
@@ -71,10 +72,25 @@ class ServerClient:
 
 
 class AggregatorClient:
-    """Each call raises what `ServiceClient.call` raises."""
+    """Each call raises what `ServiceClient.call` raises.
 
-    def __init__(self, client: ServiceClient) -> None:
-        self._client = client
+    Args:
+        others: further aggregators that share rounds with the first, whose number is 0.
+    """
+
+    def __init__(self, client: ServiceClient, *others: ServiceClient) -> None:
+        self._client, self._all = client, (client, *others)
+
+    def at(self, number: int) -> "AggregatorClient":
+        """The aggregator of this number.
+
+        Raises:
+            Refusal: `ticket_foreign` when this device is configured with fewer.
+        """
+        if number >= len(self._all):
+            detail = f"The assignment names aggregator {number}; this device is configured with {len(self._all)}."
+            raise Refusal(Code.TICKET_FOREIGN, detail)
+        return AggregatorClient(self._all[number])
 
     async def sealing_key(self, round_id: RoundId) -> SignedSealingKey:
         """As the aggregator sent it: the caller verifies it."""

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from fedlearn.core.errors import Code
+from fedlearn.core.ids import MAX_AGGREGATORS
 from fedlearn.core.rounds import ModelRef, RoundPolicy
 from fedlearn.protocol.eligibility import DeviceConditions, DeviceDemands
 
@@ -138,6 +139,9 @@ class Assignment(Message):
     local_steps: Annotated[
         int | None, Field(ge=1, description="After how many steps it may stop; None, or more than all: all of the plan's.")
     ] = None
+    aggregator: Annotated[
+        int, Field(ge=0, lt=MAX_AGGREGATORS, description="To which of the aggregators that it is configured with it reports.")
+    ] = 0
     ticket: Annotated[
         str, Field(description="What the aggregator wants to see beside the device's own token.", examples=["eyJ0eXAi…"])
     ]
@@ -210,6 +214,7 @@ class RoundOpening(Message):
     plan: PlanDocument
     base: Model
     reporting_seconds: Annotated[float, Field(gt=0, le=30 * 86400, examples=[600])]
+    aggregators: Annotated[int, Field(ge=1, le=MAX_AGGREGATORS, description="How many aggregators share the round.")] = 1
 
 
 class RoundOpen(Message):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from fedlearn.core.ids import DeviceId, RoundId
+from fedlearn.core.ids import DeviceId, RoundId, shard_of
 from fedlearn.core.ports import ObjectStore, Task
 from fedlearn.core.rounds import Round
 from fedlearn.protocol.eligibility import DeviceDemands
@@ -17,6 +17,7 @@ class Assigner:
         grace_seconds: how long tickets and URLs outlive the round's deadline.
         start: the model that devices begin with.
         steps: for those devices that have not all of the plan's to do.
+        aggregators: how many share the round.
     """
 
     def __init__(
@@ -29,7 +30,9 @@ class Assigner:
         start: Model,
         grace_seconds: float,
         steps: Mapping[DeviceId, int],
+        aggregators: int = 1,
     ) -> None:
+        self._aggregators = aggregators
         self._task, self._round, self._signer, self._grace, self._steps = task, round_, signer, grace_seconds, steps
         seconds = int(round_.policy.reporting_timeout_seconds + grace_seconds)
         self._start, self._demands = start, DeviceDemands.of(round_.policy.demands)
@@ -40,12 +43,14 @@ class Assigner:
         return self._round.id
 
     def assign(self, device: DeviceId, seconds_left: float, now: float) -> Assignment:
+        aggregator = shard_of(device, self._aggregators)
         ticket = Ticket(
             device=device,
             task=self._task.id,
             round=self._round.id.number,
             plan_digest=self._task.plan_digest,
             base_sha256=self._start.sha256,
+            aggregator=aggregator,
         )
         return Assignment(
             task=self._task.id,
@@ -57,5 +62,6 @@ class Assigner:
             demands=self._demands,
             seconds_left=seconds_left,
             local_steps=self._steps.get(device),
+            aggregator=aggregator,
             ticket=self._signer.sign(ticket, seconds_left + self._grace, now),
         )

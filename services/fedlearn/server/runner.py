@@ -354,7 +354,7 @@ class TaskRunner(TaskWatch):
     async def _close(self, round_id: RoundId) -> None:
         while True:
             try:
-                await persist(lambda: self._around.aggregator.close_round(round_id))
+                await persist(lambda: self._around.aggregator.close_round(round_id, self._plan))
             except Refusal as refusal:
                 await self._fail(round_id, refusal)
                 return

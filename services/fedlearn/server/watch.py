@@ -81,7 +81,14 @@ class TaskWatch:
         grace, steps = around.ticket_grace_seconds, around.speeds.steps(round_.participants, self._plan)
         start = Model.of(round_.start or round_.base)
         self._assigner = Assigner(
-            self._task, round_, around.models, around.signer, start=start, grace_seconds=grace, steps=steps
+            self._task,
+            round_,
+            around.models,
+            around.signer,
+            start=start,
+            grace_seconds=grace,
+            steps=steps,
+            aggregators=around.aggregator.shared_by(self._plan),
         )
 
     def show(self, round_: Round) -> None:

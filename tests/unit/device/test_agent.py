@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -105,6 +105,10 @@ class Services:
         return PLAN
 
     # the aggregator
+
+    def at(self, number: int) -> Self:
+        assert number == 0
+        return self
 
     async def sealing_key(self, round_id: RoundId) -> SignedSealingKey:
         self._perhaps_fail("sealing_key")
