@@ -79,7 +79,7 @@ def test_storage_or_database_may_be_away_for_a_while(arena: Arena, kind: str, se
 def test_of_two_aggregators_that_share_rounds_either_may_be_killed(tmp_path: Path) -> None:
     with Arena(tmp_path / "arena", devices=6, seed=3, aggregators=2) as arena:
         arena.submit(goal=5)
-        first = committed(arena, after=0)
+        first = arena.committed(after=0)
         shards = {shard_of(device, 2) for device in first.devices(Standing.REPORTED)}
         for name, phase, after in (
             ("aggregator-1", Phase.REPORTING, 0.3),
@@ -87,7 +87,7 @@ def test_of_two_aggregators_that_share_rounds_either_may_be_killed(tmp_path: Pat
             ("aggregator", Phase.AGGREGATION, 0.0),
         ):
             arena.strike(name, phase, after_seconds=after)
-        last = committed(arena, after=arena.current().id.number)
+        last = arena.committed(after=arena.current().id.number)
         assert shards | {shard_of(device, 2) for device in last.devices(Standing.REPORTED)} == {0, 1}
         arena.end()
         assert faults(arena) == []
