@@ -36,10 +36,11 @@ from fedlearn.device.residuals import Residuals
 from fedlearn.learning.models import build, get_weights, make_plan, use_one_core
 from fedlearn.learning.training import KerasLearner
 from fedlearn.protocol.envelope import UpdateContext, open_update
-from fedlearn.protocol.messages import Assignment, Model, ParticipantView, RoundView, VersionView
+from fedlearn.protocol.messages import Assignment, Model
 from fedlearn.protocol.plans import ModelEncoding, Plan, UpdateFormat, name_codec
 from fedlearn.protocol.sealing import SealingKey
 from fedlearn.protocol.tensors import decode_model, decode_vector, difference, encode_model, unflatten
+from fedlearn.protocol.views import ParticipantView, RoundView, VersionView
 
 DEVICES, TASK = 10, TaskId("codecs")
 VARIANTS: dict[str, tuple[UpdateFormat, ModelEncoding]] = {

@@ -26,9 +26,9 @@ from fedlearn.local.deployment import Addresses, Deployment, Environment, free_p
 from fedlearn.local.processes import Service, Services, start_program
 from fedlearn.local.seaweed import MODELS, UPDATES
 from fedlearn.local.storage import LocalStorage
-from fedlearn.protocol.messages import Policy
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.tensors import decode_vector, encode_model, unflatten
+from fedlearn.protocol.views import Policy
 
 Found = TypeVar("Found")
 TASK = TaskId("chaos")
