@@ -122,13 +122,13 @@ class Round:
     policy: RoundPolicy
     base: ModelRef
     opened_at: float
-    start: ModelRef | None = None
     phase: Phase = Phase.SELECTION
     phase_since: float = 0.0
     participants: Mapping[DeviceId, Participant] = field(default_factory=dict)
     phase_seconds: Mapping[Phase, float] = field(default_factory=dict)
     reason: Code | None = None
     aggregate: Aggregate | None = None
+    start: ModelRef | None = None
 
     def count(self, *standings: Standing) -> int:
         return sum(p.standing in standings for p in self.participants.values())
