@@ -74,10 +74,11 @@ docs: $(VENV)/.dev ## write what is generated: settings, metrics, dashboards, an
 
 KILLS ?= 50
 SEED ?= 0
+OUTAGE_SECONDS ?= 30
 
 .PHONY: chaos
-chaos: $(VENV)/.dev ## kill roles at random while rounds run, and check every version (KILLS=200 SEED=0)
-	@$(BIN)/fedlearn chaos --kills $(KILLS) --seed $(SEED)
+chaos: $(VENV)/.dev ## kill roles and take storage and database away, and check every version (KILLS=200 SEED=0)
+	@$(BIN)/fedlearn chaos --kills $(KILLS) --seed $(SEED) --outage-seconds $(OUTAGE_SECONDS)
 .PHONY: pictures
 pictures: $(VENV)/.dev ## take the console's pictures in docs/images (needs Chromium)
 	@$(BIN)/python tests/browser/pictures.py

@@ -13,9 +13,9 @@ import numpy as np
 
 from fedlearn.local.launcher import Launcher
 from fedlearn.local.options import RunOptions
-from fedlearn.protocol.messages import Policy, RoundView
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.tensors import encode_model, unflatten
+from fedlearn.protocol.views import Policy, RoundView
 
 CNN_SHAPES = [(5, 5, 1, 32), (32,), (5, 5, 32, 64), (64,), (3136, 512), (512,), (512, 10), (10,)]
 """The weights of McMahan's CNN: 1,663,370 float32."""

@@ -22,9 +22,9 @@ from rich.table import Table
 from deployments import peak_megabytes
 from fedlearn.local.launcher import Launcher
 from fedlearn.local.options import RunOptions
-from fedlearn.protocol.messages import Policy, RoundView
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.tensors import encode_model, unflatten
+from fedlearn.protocol.views import Policy, RoundView
 
 PATIENCE_SECONDS = 1800.0
 

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from fedlearn.data.shards import cut as cut_shards
     from fedlearn.learning.tasks import Task
     from fedlearn.protocol.aggregations import name_aggregation as aggregation
-    from fedlearn.protocol.messages import FleetView, Policy, RoundView, TaskView, VersionView
     from fedlearn.protocol.plans import UpdateFormat
     from fedlearn.protocol.plans import name_codec as codec
+    from fedlearn.protocol.views import FleetView, Policy, RoundView, TaskView, VersionView
 
 __all__ = [
     "Client",

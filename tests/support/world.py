@@ -27,10 +27,11 @@ from fedlearn.local.identities import AGGREGATOR_AUDIENCE, SERVER_AUDIENCE
 from fedlearn.local.processes import Service, Services, start_program
 from fedlearn.local.storage import LocalStorage
 from fedlearn.protocol.envelope import UpdateContext, seal
-from fedlearn.protocol.messages import Assignment, Policy, RoundView
+from fedlearn.protocol.messages import Assignment
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SignedSealingKey, verify_sealing_key
 from fedlearn.protocol.tensors import decode_vector, encode_model, unflatten
+from fedlearn.protocol.views import Policy, RoundView
 
 PATIENCE_SECONDS = 30.0
 _PATIENT = {"FEDLEARN_LIMITS__FAILURES_PER_SECOND": "10000"}  # tests show wrong tokens by the hundred

@@ -16,9 +16,9 @@ from fedlearn.cli.show import DEFAULT_SERVER, JsonOption, ServerOption, TokenOpt
 from fedlearn.cli.strategies import ProximalOption, RobustOption, StrategyOption, StrategyOptions
 from fedlearn.core.errors import Code, Outage, Refusal, SetupError
 from fedlearn.protocol.aggregations import name_aggregation, read_options
-from fedlearn.protocol.messages import Policy, VersionView
 from fedlearn.protocol.plans import LocalTraining, name_codec, read_model_encoding
 from fedlearn.protocol.tensors import encode_model
+from fedlearn.protocol.views import Policy, VersionView
 
 app = typer.Typer(help="Tasks of a running server.", no_args_is_help=True)
 Result = TypeVar("Result")

@@ -11,18 +11,14 @@ from fedlearn.protocol.messages import (
     CheckInAnswer,
     ComeBack,
     DropOut,
-    Evaluation,
-    EvaluationJob,
-    RoundView,
     Upload,
     UploadDone,
     UploadRequest,
-    VersionList,
-    VersionView,
 )
 from fedlearn.protocol.parts import PartsDone, PartsRequest, PartsUpload
 from fedlearn.protocol.plans import Plan, read_plan
 from fedlearn.protocol.sealing import SignedSealingKey
+from fedlearn.protocol.views import Evaluation, EvaluationJob, RoundView, VersionList, VersionView
 
 _SLACK_SECONDS = 15.0
 _JOIN_SECONDS = 120.0

@@ -15,7 +15,7 @@ import numpy as np
 from fedlearn.core.errors import Code, Outage
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.updates import Vector
-from fedlearn.protocol.messages import RoundView, VersionView
+from fedlearn.protocol.views import RoundView, VersionView
 
 _MOST_TASKS = 4
 _SUFFIX = ".f32"

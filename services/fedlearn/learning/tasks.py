@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from fedlearn.core.errors import Code, FedlearnError, Refusal, SetupError
 from fedlearn.protocol.aggregations import Aggregation, FedAvgPlan
-from fedlearn.protocol.messages import Policy
 from fedlearn.protocol.plans import ModelEncoding, UpdateFormat, faults_of
+from fedlearn.protocol.views import Policy
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

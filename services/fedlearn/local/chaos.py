@@ -26,14 +26,14 @@ from fedlearn.local.deployment import Addresses, Deployment, Environment, free_p
 from fedlearn.local.processes import Service, Services, start_program
 from fedlearn.local.seaweed import MODELS, UPDATES
 from fedlearn.local.storage import LocalStorage
-from fedlearn.protocol.messages import Policy
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.tensors import decode_vector, encode_model, unflatten
+from fedlearn.protocol.views import Policy
 
 Found = TypeVar("Found")
 TASK = TaskId("chaos")
 _WEIGHTS = {"server": 0.3, "aggregator": 0.3, "device": 0.25, "storage": 0.15}
-_PHASES = (Phase.SELECTION, Phase.CONFIGURATION, Phase.REPORTING, Phase.AGGREGATION)
+PHASES = (Phase.SELECTION, Phase.CONFIGURATION, Phase.REPORTING, Phase.AGGREGATION)
 _TRAINING_SECONDS = 0.4
 _AIM_SECONDS, _END_SECONDS, _READY_SECONDS = 5.0, 120.0, 60.0
 _LOOK_SECONDS, _STOP_SECONDS = 0.004, 20.0
@@ -43,7 +43,7 @@ _UPLOAD_SECONDS = 10  # so that the last sweep, which waits until no URL is vali
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """One SIGKILL: of whom, in which phase of which round, when (UTC seconds), and after how long the role was back."""
+    """One SIGKILL or outage: whose, in which phase of which round, when (UTC seconds), and how long until it was back."""
 
     name: str
     round: int
@@ -181,7 +181,7 @@ class Arena:
         Args:
             gently: by SIGTERM instead of SIGKILL.
         """
-        self._aim(phase)
+        self.aim(phase)
         time.sleep(after_seconds)
         current, at, began = self.current(), time.time(), time.monotonic()
         if name == "storage":
@@ -195,7 +195,7 @@ class Arena:
             self._wait_until_ready(name)
         return Kill(name, current.id.number, current.phase, at, time.monotonic() - began)
 
-    def _aim(self, phase: Phase) -> None:
+    def aim(self, phase: Phase) -> None:
         """Wait for a round to enter the phase; not for ever, since a round may be stuck until its deadline by now."""
         before, give_up = self.current(), time.monotonic() + _AIM_SECONDS
         while time.monotonic() < give_up:
@@ -219,6 +219,22 @@ class Arena:
         found = self.wait(lambda: self.store.latest_round(TASK), "a round")
         assert found is not None
         return found
+
+    def committed(self, after: int) -> Round:
+        """Wait for a round after this one to commit."""
+
+        def found() -> Round | None:
+            ended = [r for r in self.store.rounds(TASK) if r.phase is Phase.COMMITTED and r.id.number > after]
+            return ended[0] if ended else None
+
+        round_ = self.wait(found, "a committed round")
+        assert round_ is not None
+        return round_
+
+    @property
+    def database(self) -> Path:
+        """The server's SQLite file."""
+        return self.directory / "server.db"
 
     @property
     def store(self) -> DatabaseRoundStore:
@@ -267,7 +283,7 @@ def fire(arena: Arena, kills: int, rng: random.Random, say: Callable[[Kill], Non
     """Kill `kills` times, each time a random role in a random phase, shortly after that has begun."""
     done = list[Kill]()
     for _ in range(kills):
-        role, phase = rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0], rng.choice(_PHASES)
+        role, phase = rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0], rng.choice(PHASES)
         name = f"device-{rng.randrange(arena.devices)}" if role == "device" else role
         if role == "aggregator" and len(arena.aggregators) > 1:
             name = rng.choice(arena.aggregators)

@@ -11,7 +11,7 @@ from fedlearn.adapters.operator import OperatorClient
 from fedlearn.core.errors import Code, Outage, SetupError
 from fedlearn.local.launcher import Launcher
 from fedlearn.local.options import RunOptions, UpOptions
-from fedlearn.protocol.messages import VersionView
+from fedlearn.protocol.views import VersionView
 from fedlearn.reporting.curves import draw_curves, is_available
 from fedlearn.reporting.following import Follower
 from fedlearn.reporting.history import RoundFigures, Summary

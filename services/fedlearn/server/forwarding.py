@@ -17,7 +17,7 @@ _PATIENCE_SECONDS = 12.0  # for a leader; a bit more than it costs to find a new
 _ANSWER_SECONDS = 30.0
 _LOOK_AGAIN_SECONDS = 0.5
 _PASSED_ON = ("authorization", "content-type", "accept", "user-agent")
-_GIVEN_BACK = ("content-type", "www-authenticate", "allow")
+_GIVEN_BACK = ("content-type", "www-authenticate", "allow", "retry-after")
 _HEADER = "Fedlearn-Forwarded"
 
 
@@ -40,7 +40,8 @@ async def give_back(_request: Request, error: Exception) -> Response:
 
 
 async def at_leader(request: Request) -> None:
-    """A FastAPI dependency of routes that only the leader can answer. First of all: who the caller is, the leader finds out.
+    """A FastAPI dependency of routes that only the leader can answer. It stands behind the one that checks the caller's token:
+    the leader checks it once more, but sees no wrong ones, which it would hold against this replica.
 
     Raises:
         Answered: this replica does not lead.

@@ -23,16 +23,7 @@ from fedlearn.device.agent import Agent, Home
 from fedlearn.device.workshop import Workshop
 from fedlearn.learning.synthetic import SyntheticLearner
 from fedlearn.protocol.eligibility import DeviceDemands
-from fedlearn.protocol.messages import (
-    Assignment,
-    CheckIn,
-    ComeBack,
-    DropOut,
-    Model,
-    RoundName,
-    UploadDone,
-    UploadRequest,
-)
+from fedlearn.protocol.messages import Assignment, CheckIn, ComeBack, DropOut, Model, RoundName, UploadDone, UploadRequest
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingKey, SignedSealingKey
 from fedlearn.protocol.tensors import decode_model, flatten

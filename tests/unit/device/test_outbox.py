@@ -12,9 +12,10 @@ from fedlearn.core.updates import Update
 from fedlearn.device.outbox import Outbox
 from fedlearn.device.residuals import Residuals
 from fedlearn.protocol.envelope import UpdateContext, open_update
-from fedlearn.protocol.messages import Assignment, Model, ParticipantView, RoundView, VersionView
+from fedlearn.protocol.messages import Assignment, Model
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingKey
+from fedlearn.protocol.views import ParticipantView, RoundView, VersionView
 from support.world import small_plan
 
 TASK, DEVICE, DIGEST = TaskId("t"), DeviceId("pod-0/2"), "0" * 64

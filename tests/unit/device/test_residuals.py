@@ -10,7 +10,8 @@ import pytest
 from fedlearn.core.errors import Code, Outage
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.device.residuals import Residuals, last_counted
-from fedlearn.protocol.messages import Model, ParticipantView, RoundView, VersionView
+from fedlearn.protocol.messages import Model
+from fedlearn.protocol.views import ParticipantView, RoundView, VersionView
 
 TASK, PLAN = TaskId("t"), "ab" * 32
 DEVICE = DeviceId("pod-0")
