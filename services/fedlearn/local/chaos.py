@@ -61,7 +61,8 @@ def chaos_plan() -> Plan:
     dense = {"module": "keras.layers", "class_name": "Dense", "config": {"units": 10}, "registered_name": None}
     architecture = {"module": "keras", "class_name": "Sequential", "config": {"layers": [dense]}}
     weights = [{"shape": shape} for shape in ([784, 200], [200], [200, 10], [10])]
-    return Plan.model_validate({"dataset": "mnist", "architecture": architecture, "weights": weights})
+    update = {"encoding": "float32"}  # so that a replay gives what was published, to 1e-6
+    return Plan.model_validate({"dataset": "mnist", "architecture": architecture, "weights": weights, "update": update})
 
 
 class Arena:
