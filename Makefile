@@ -121,10 +121,15 @@ install: ## the chart into the current cluster, in a namespace that enforces res
 BENCH_FLAGS ?=
 
 .PHONY: bench
-bench: $(VENV)/.dev ## measure, and write docs/benchmarks.md (BENCH_FLAGS=--full adds what takes hours)
+bench: $(VENV)/.dev .venv-flower/.ready ## measure, and write docs/benchmarks.md (BENCH_FLAGS=--full adds what takes hours)
 	@$(BIN)/fedlearn data fetch mnist
 	@$(BIN)/python benchmarks/page.py $(BENCH_FLAGS)
 
+.venv-flower/.ready: # what is measured beside ours
+	@$(PYTHON) -m venv .venv-flower
+	@.venv-flower/bin/pip install --quiet 'flwr[simulation]>=1.42,<1.43'
+	@touch $@
+
 .PHONY: clean
 clean: ## delete .venv, caches and runs
-	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build services/*.egg-info
+	rm -rf $(VENV) .venv-flower runs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build services/*.egg-info

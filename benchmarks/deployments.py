@@ -45,9 +45,9 @@ _LOOK_SECONDS = 1.0  # seldom, since looking takes from the cores that are measu
 class Deployment:
     launcher: Launcher
 
-    def run(self, task: str, devices: int, rounds: int) -> list[RoundView]:
+    def run(self, task: str, devices: int, rounds: int, codec: str = "float32") -> list[RoundView]:
         """Run a task of random updates to its end, and return its rounds."""
-        plan = cnn_plan()
+        plan = cnn_plan(codec)
         with self.launcher.client() as client:
             model = encode_model(unflatten(random_vector(plan.parameters, 0), plan), plan)
             client.submit(task, plan, model, policy=Policy(goal=devices, min_fraction=1.0), rounds=rounds)

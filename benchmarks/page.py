@@ -35,6 +35,7 @@ BENCHMARKS = (
     Benchmark("local_training", "Local training", 15),
     Benchmark("round_overhead", "A round without training", 15),
     Benchmark("aggregator_memory", "The aggregator's memory in real rounds", 15),
+    Benchmark("flower", "Beside Flower", 40),
     Benchmark("mcmahan", "Rounds to 97 %", 600, full=True),
 )
 
