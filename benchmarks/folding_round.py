@@ -15,7 +15,8 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from deployments import memory_megabytes
-from fedlearn.adapters.objects import S3ObjectStore, S3Settings
+from fedlearn.adapters.objects import S3ObjectStore
+from fedlearn.adapters.s3 import S3Settings
 from fedlearn.aggregator.folding import Folding
 from fedlearn.aggregator.layout import Descriptor, update_key
 from fedlearn.core.ids import DeviceId, RoundId, TaskId

@@ -12,7 +12,8 @@ import pytest
 import urllib3
 
 from fedlearn.adapters.memory import MemoryBucket, MemoryObjectStore
-from fedlearn.adapters.objects import S3ObjectStore, S3Settings
+from fedlearn.adapters.objects import S3ObjectStore
+from fedlearn.adapters.s3 import S3Settings
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ports import ObjectStore, UploadGrant
 from fedlearn.local.seaweed import UPDATES, Role

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import urllib3
 
-from fedlearn.adapters.objects import S3ObjectStore, S3Settings
+from fedlearn.adapters.objects import S3ObjectStore
+from fedlearn.adapters.s3 import S3Settings
 from fedlearn.core.errors import Code, Outage, Refusal, SetupError
 from fedlearn.local.seaweed import MODELS, UPDATES, Role
 from fedlearn.local.storage import LocalStorage

@@ -9,7 +9,8 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from fedlearn.adapters.objects import S3ObjectStore, S3Settings
+from fedlearn.adapters.objects import S3ObjectStore
+from fedlearn.adapters.s3 import S3Settings
 from fedlearn.aggregator import partials
 from fedlearn.aggregator.folding import Folding
 from fedlearn.aggregator.layout import Descriptor, read_update, updates_prefix

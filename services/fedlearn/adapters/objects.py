@@ -1,4 +1,4 @@
-"""Object storage by the S3 protocol: the only module that imports boto3.
+"""Object storage by the S3 protocol.
 
 An outage is waited out by one loop here, and boto3's own retries are off: they count attempts, while a storage that restarts
 needs seconds.
@@ -7,17 +7,14 @@ needs seconds.
 import base64
 import hashlib
 import random
-import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -31,6 +28,7 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as NotConnected
 
 from fedlearn.adapters.direct import DirectReader
+from fedlearn.adapters.s3 import S3Settings, s3_client
 from fedlearn.config import StorageSettings
 from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
 from fedlearn.core.ports import Part, StoredObject, UploadGrant
@@ -49,31 +47,12 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-_CONNECT_SECONDS, _READ_SECONDS = 5, 30
-_CONNECTIONS = 32
 _SIGNED_SECONDS = 300  # of a URL that is used at once; clocks may differ a little
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 2.0
 _SINGLE_BYTES, _PART_BYTES = 64 << 20, 16 << 20
 _KEYS_PER_DELETE = 1000  # S3's own limit
 _OUTAGES = (HTTPClientError, NotConnected, IncompleteReadError, CredentialRetrievalError, MetadataRetrievalError)
 _BUSY = frozenset({"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "ConditionalRequestConflict"})
-
-
-@dataclass(frozen=True, slots=True)
-class S3Settings:
-    """Where a storage is, and one role's credential for it.
-
-    Args:
-        endpoint_url: its address; None for AWS' own.
-        access_key: None, together with `secret_key`, to look where boto3 does (IRSA, the environment, a profile).
-        public_endpoint_url: its address as those see it who get signed URLs, since a signature covers the host.
-    """
-
-    endpoint_url: str | None = None
-    region: str = "us-east-1"
-    access_key: str | None = None
-    secret_key: str | None = field(default=None, repr=False)
-    public_endpoint_url: str | None = None
 
 
 class S3ObjectStore:
@@ -85,11 +64,11 @@ class S3ObjectStore:
 
     def __init__(self, bucket: str, settings: S3Settings, *, patience_seconds: float = 60.0) -> None:
         self._bucket, self._patience = bucket, patience_seconds
-        self._client = _client(replace(settings, public_endpoint_url=None))
+        self._client = s3_client(replace(settings, public_endpoint_url=None))
         # AWS' own endpoints may lie behind a proxy, and differ from bucket to bucket: boto3 knows about that
         self._direct = DirectReader(settings.endpoint_url) if settings.endpoint_url is not None else None
         public = settings.public_endpoint_url or settings.endpoint_url
-        self._signer = _client(replace(settings, endpoint_url=public, public_endpoint_url=None))
+        self._signer = s3_client(replace(settings, endpoint_url=public, public_endpoint_url=None))
 
     def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
         if length == 0:
@@ -363,42 +342,6 @@ def object_store(settings: StorageSettings, bucket: str) -> S3ObjectStore:
             secret_key=settings.secret_key.get_secret_value() if settings.secret_key else None,
             public_endpoint_url=settings.public_endpoint_url,
         ),
-    )
-
-
-_session, _session_lock = boto3.session.Session(), threading.Lock()
-_clients: dict[S3Settings, "S3Client"] = {}
-
-
-def _client(settings: S3Settings) -> "S3Client":
-    """The one client for these settings. The first takes 0.2 s to make; threads may share clients, but not sessions."""
-    with _session_lock:
-        if settings not in _clients:
-            _clients[settings] = _session.client(
-                "s3",
-                endpoint_url=settings.endpoint_url,
-                region_name=settings.region,
-                aws_access_key_id=settings.access_key,
-                aws_secret_access_key=settings.secret_key,
-                config=_config(tls=settings.endpoint_url is None or settings.endpoint_url.startswith("https:")),
-            )
-        return _clients[settings]
-
-
-def _config(*, tls: bool) -> Config:
-    return Config(
-        signature_version="s3v4",
-        connect_timeout=_CONNECT_SECONDS,
-        read_timeout=_READ_SECONDS,
-        max_pool_connections=_CONNECTIONS,
-        tcp_keepalive=True,
-        retries={"total_max_attempts": 1},
-        # CRC32 of every body, both ways, would find what the signature (of the body's SHA-256) or TLS finds as well, and every
-        # reader of ours checks a digest that does not come from the storage
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-        # under TLS nobody changes a body on its way, so that its SHA-256 need not be signed as well
-        s3={"addressing_style": "path", "payload_signing_enabled": not tls},
     )
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedlearn.aggregator.buffers import Buffer, Buffers
 from fedlearn.aggregator.gathering import Sealed, SealedBlocks, combine, fetchers
 from fedlearn.aggregator.layout import Descriptor, update_key
 from fedlearn.aggregator.partials import Chain, Partials
@@ -28,7 +29,7 @@ from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, shard_of
 from fedlearn.core.ports import ObjectStore
 from fedlearn.core.robust import Floats
-from fedlearn.core.updates import Update, Vector, validate_update
+from fedlearn.core.updates import Update, validate_update
 from fedlearn.protocol.envelope import UpdateContext, layout_of, open_update
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingKey
@@ -60,28 +61,6 @@ class _Half:
     sha256: str
     checked: Checked
     next: int = 1
-
-
-class Buffer:
-    """Memory for one update as it lies in storage, and as it is opened."""
-
-    def __init__(self, sealed_bytes: int, parameters: int) -> None:
-        self.sealed = np.empty(sealed_bytes, np.uint8).data
-        self.delta: Vector = np.empty(parameters, np.float32)
-
-
-class Buffers:
-    """Buffers that are used again and again, one per worker at most: fresh memory costs as much as what is done with it."""
-
-    def __init__(self, sealed_bytes: int, parameters: int) -> None:
-        self._sizes, self._free = (sealed_bytes, parameters), list[Buffer]()
-
-    def take(self) -> Buffer:
-        # list.pop and list.append are atomic
-        return self._free.pop() if self._free else Buffer(*self._sizes)
-
-    def give(self, buffer: Buffer) -> None:
-        self._free.append(buffer)
 
 
 class Folding:

@@ -11,16 +11,16 @@ import sys
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 from fedlearn.adapters.http import persist, spawn
 from fedlearn.adapters.web import Probe
+from fedlearn.aggregator.closing import Closer
 from fedlearn.aggregator.folding import Folding
 from fedlearn.aggregator.layout import (
-    CloseRecord,
     Descriptor,
     close_key,
     descriptor_key,
@@ -29,6 +29,7 @@ from fedlearn.aggregator.layout import (
     read_update,
     updates_prefix,
 )
+from fedlearn.aggregator.open_round import OpenRound
 from fedlearn.aggregator.pace import AtOnce, Pace
 from fedlearn.aggregator.peers import ServerClient
 from fedlearn.aggregator.publishing import Publisher
@@ -46,32 +47,6 @@ from fedlearn.telemetry.metrics import aggregator as metrics
 _log = log(__name__)
 Result = TypeVar("Result")
 _TELL_SECONDS = 10.0
-
-
-class OpenRound:
-    """One round in memory: its sum, and whether it still takes updates."""
-
-    def __init__(self, folding: Folding) -> None:
-        self.folding = folding
-        self.accepting = True
-        self.counted = asyncio.Event()
-        self.closing: asyncio.Task[None] | None = None
-        self.result: RoundResult | None = None
-        self.published = False
-        self.saving = False
-        self.closed_before = False
-        self.folds: set[asyncio.Task[None]] = set()
-        self.work: set[asyncio.Task[None]] = set()
-
-    @property
-    def id(self) -> RoundId:
-        return self.folding.descriptor.id
-
-    @property
-    def state(self) -> Literal["open", "closing", "published"]:
-        if self.published:
-            return "published"
-        return "open" if self.accepting else "closing"
 
 
 class Rounds:
@@ -103,6 +78,7 @@ class Rounds:
         self._min_cohort, self._upload_seconds = min_cohort, upload_seconds
         self.desk = UploadDesk(updates, upload_seconds)
         self._publisher, self._pace = Publisher(models), pace or AtOnce()
+        self._closer = Closer(updates, self._publisher, min_cohort, self._in_thread)
         self._save_every, self._shard = save_every, shard
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="fold")
         self._rounds: dict[RoundId, OpenRound] = {}
@@ -143,7 +119,7 @@ class Rounds:
             raise Outage(refusal.code, refusal.detail) from refusal
 
     async def stop(self) -> None:
-        tasks = [*self._chores, *(task for round_ in self._rounds.values() for task in self._tasks(round_))]
+        tasks = [*self._chores, *(task for round_ in self._rounds.values() for task in round_.tasks())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -167,7 +143,7 @@ class Rounds:
                 `round_conflict` when it is open with another plan or base; `aggregator_key_lost`.
         """
         plan = read_plan(json.dumps(opening.plan))
-        self._check_cohort(plan, sys.maxsize)  # a rule that takes one update of any number: nobody should train for that
+        self._closer.check_cohort(plan, sys.maxsize)  # a rule that takes one update of any number: nobody should train for that
         async with self._opening:
             for older in [known for known in self._rounds if known.task == round_id.task and known.number < round_id.number]:
                 self._chore(self._sweeper.now_and_later(older))
@@ -336,7 +312,7 @@ class Rounds:
         """Drop what is in memory for what is in storage."""
         async with self._opening:
             await persist(partial(self._resume, round_.id))
-        for task in self._tasks(round_):
+        for task in round_.tasks():
             if task is not asyncio.current_task():
                 task.cancel()
 
@@ -397,37 +373,9 @@ class Rounds:
         _log.info("part of the sum handed over", contributors=len(round_.folding.counts().folded))
 
     async def _result(self, round_: OpenRound) -> RoundResult:
-        if round_.closed_before:
-            return await self._publish(round_, await self._close_record(round_.id))
-        await self.fold_stored(round_)
-        others = await self._in_thread(round_.folding.others)
-        record = CloseRecord(contributors={**round_.folding.counts().folded, **others})
-        # the model may be written beside its record: it counts only once it is reported, and that comes after both
-        written, result = await asyncio.gather(
-            self._in_thread(self._updates.put_once, close_key(round_.id), record.model_dump_json().encode()),
-            self._publish(round_, record),
-        )
-        if not written and (earlier := await self._close_record(round_.id)) != record:
-            return await self._publish(round_, earlier)
-        return result
-
-    async def _publish(self, round_: OpenRound, record: CloseRecord) -> RoundResult:
-        folding = round_.folding
-        self._check_cohort(folding.plan, len(record.contributors))
-        total = await self._in_thread(folding.total, record.contributors)
-        return await self._in_thread(
-            self._publisher.publish, folding.descriptor, folding.plan, total, sorted(record.contributors)
-        )
-
-    def _check_cohort(self, plan: Plan, reports: int) -> None:
-        if (mixed := plan.aggregation.mixed(reports)) < self._min_cohort:
-            raise Refusal(
-                Code.COHORT_TOO_SMALL,
-                f"{mixed} devices' updates would be in the result; none of fewer than {self._min_cohort} is published.",
-            )
-
-    async def _close_record(self, round_id: RoundId) -> CloseRecord:
-        return CloseRecord.model_validate_json(await self._in_thread(self._updates.get, close_key(round_id)))
+        if not round_.closed_before:
+            await self.fold_stored(round_)
+        return await self._closer.result(round_)
 
     async def _tell_failure(self, round_id: RoundId, refusal: Refusal) -> None:
         try:
@@ -440,12 +388,8 @@ class Rounds:
     def _forget(self, round_id: RoundId) -> None:
         round_ = self._rounds.pop(round_id, None)
         if round_ is not None:
-            for task in self._tasks(round_):
+            for task in round_.tasks():
                 task.cancel()
-
-    @staticmethod
-    def _tasks(round_: OpenRound) -> list[asyncio.Task[None]]:
-        return [*round_.folds, *round_.work, *([round_.closing] if round_.closing is not None else [])]
 
     def _chore(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return spawn(work, self._chores)

@@ -10,7 +10,8 @@ from fedlearn.adapters.gate import Gate
 from fedlearn.adapters.http import TICKET_HEADER
 from fedlearn.adapters.identity import Caller
 from fedlearn.adapters.openapi import BY_TOKEN, problems
-from fedlearn.aggregator.rounds import OpenRound, Rounds
+from fedlearn.aggregator.open_round import OpenRound
+from fedlearn.aggregator.rounds import Rounds
 from fedlearn.config import AggregatorSettings
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId, device_id

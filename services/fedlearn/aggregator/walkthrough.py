@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from fastapi import APIRouter
 
 from fedlearn.adapters.walkthrough import Told, add_step, out_of_order
+from fedlearn.aggregator.open_round import OpenRound
 from fedlearn.aggregator.peers import ServerClient
-from fedlearn.aggregator.rounds import OpenRound, Rounds
+from fedlearn.aggregator.rounds import Rounds
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import RoundId
 from fedlearn.protocol.messages import RoundResult

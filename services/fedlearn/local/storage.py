@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from fedlearn.adapters.objects import S3ObjectStore, S3Settings
+from fedlearn.adapters.objects import S3ObjectStore
+from fedlearn.adapters.s3 import S3Settings
 from fedlearn.core.errors import Code, Outage, SetupError
 from fedlearn.local import seaweed
 from fedlearn.local.certificates import write_certificates, write_private

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from fedlearn.adapters.objects import S3ObjectStore, S3Settings, object_store
+from fedlearn.adapters.objects import S3ObjectStore, object_store
+from fedlearn.adapters.s3 import S3Settings
 from fedlearn.config import StorageSettings
 from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
 
