@@ -118,12 +118,18 @@ install: ## the chart into the current cluster, in a namespace that enforces res
 
 # --- figures
 
+BENCH_FLAGS ?=
+
 .PHONY: bench
-bench: $(VENV)/.dev ## measure: local training, envelopes, a round's overhead, memory
+bench: $(VENV)/.dev .venv-flower/.ready ## measure, and write docs/benchmarks.md (BENCH_FLAGS=--full adds what takes hours)
 	@$(BIN)/fedlearn data fetch mnist
-	@for benchmark in local_training envelope round_overhead aggregator_memory; do \
-	  echo; echo "== $$benchmark"; $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
+	@$(BIN)/python benchmarks/page.py $(BENCH_FLAGS)
+
+.venv-flower/.ready: # what is measured beside ours
+	@$(PYTHON) -m venv .venv-flower
+	@.venv-flower/bin/pip install --quiet 'flwr[simulation]>=1.42,<1.43'
+	@touch $@
 
 .PHONY: clean
 clean: ## delete .venv, caches and runs
-	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build services/*.egg-info
+	rm -rf $(VENV) .venv-flower runs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build services/*.egg-info

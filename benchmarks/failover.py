@@ -1,9 +1,11 @@
 """What the death of the server that leads costs: three servers on a real PostgreSQL, rounds of real processes, SIGKILL.
 
-Run it as `PYTHONPATH=tests python benchmarks/failover.py [--kills 20] [--stops 3] [--polls 20]`. Devices train synthetically
-for 0.4 s. Three figures:
+Run it as `PYTHONPATH=tests python benchmarks/failover.py [--kills 20] [--leases 5] [--stops 3] [--polls 20]`. Devices train
+synthetically for 0.4 s. The figures:
 - the leader is killed in each phase in turn: until another has begun its epoch, and until that has written to a round; what
   became of the round; and whether each version is the mean of its devices' updates, each counted once;
+- the same with a Kubernetes Lease instead of PostgreSQL's advisory lock, which a dead leader does not let go of: the API that
+  keeps the Lease is the tests' own;
 - the leader is stopped (SIGSTOP) beyond its lease: until another leads, and whether what it writes when it wakes is refused;
 - check-ins held at servers that don't lead: from the moment at which the leader has saved an assignment to its answer.
 """
@@ -32,9 +34,13 @@ from fedlearn.local.chaos import TASK, Arena
 from fedlearn.local.chaos_checks import faults, orphans, outcome
 from fedlearn.local.deployment import Environment, free_port
 from fedlearn.local.storage import LocalStorage
-from fedlearn.protocol.messages import Assignment, Policy
+from fedlearn.protocol.messages import Assignment
+from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.tensors import encode_model, unflatten
+from fedlearn.protocol.views import Policy
 from support.balancer import Balancer
+from support.leases import LeaseApi
+from support.played_api import played
 from support.postgres import Postgres, find_programs
 from support.replicas import Replicas
 from support.trial import Trial
@@ -47,8 +53,9 @@ PHASES = (Phase.SELECTION, Phase.CONFIGURATION, Phase.REPORTING, Phase.AGGREGATI
 class Servers(Arena):
     """An arena with several servers, which the others reach as by a Service."""
 
-    def __init__(self, directory: Path, database_url: str) -> None:
+    def __init__(self, directory: Path, database_url: str, server_environment: Environment | None = None) -> None:
         super().__init__(directory, DEVICES, seed=0)
+        self._server_environment = server_environment or {}
         self._database_url, self._balancer = database_url, Balancer()
         self.urls: dict[str, str] = {}
 
@@ -67,7 +74,7 @@ class Servers(Arena):
             given = {"FEDLEARN_DATABASE_URL": self._database_url, "FEDLEARN_PORT": str(mine)}
             server = "server" if index == 0 else f"server-{index}"
             self.urls[f"http://127.0.0.1:{mine}"] = server
-            super()._add(server, arguments, {**environment, **given}, mine)
+            super()._add(server, arguments, {**environment, **given, **self._server_environment}, mine)
         self._balancer.targets = [("127.0.0.1", int(url.rpartition(":")[2])) for url in self.urls]
 
     def _client(self) -> OperatorClient:
@@ -106,7 +113,7 @@ class Servers(Arena):
 
     def submit_idle(self, name: str) -> Round:
         """A task that no device takes part in; its first round, which has yet to be abandoned."""
-        plan = self.plan.model_copy(update={"dataset": name})
+        plan = Plan.model_validate({**self.plan.model_dump(mode="json"), "dataset": name})
         vector = np.zeros(plan.parameters, np.float32)
         policy = Policy(goal=2, min_fraction=1.0, selection_timeout_seconds=12)
         with self._client() as client:
@@ -123,7 +130,7 @@ class Servers(Arena):
         return sum(json.loads(line).get("code") == "not_leader" for line in lines)
 
 
-def kill(servers: Servers, kills: int) -> None:
+def kill(servers: Servers, kills: int, lock: str) -> None:
     led, gone_on, became = [], [], Counter[str]()
     hit: list[tuple[Phase, RoundId]] = []
     for phase in itertools.islice(itertools.cycle(PHASES), kills):
@@ -143,7 +150,7 @@ def kill(servers: Servers, kills: int) -> None:
     servers.wait(lambda: servers.round(last.number).phase.ended, "the last round that was hit to end", WAIT_SECONDS)
     for phase, round_id in hit:
         became[f"{phase}: {outcome(servers.round(round_id.number))}"] += 1
-    print(f"\n{kills} SIGKILLs of the leader of {SERVERS} servers:")
+    print(f"\n{kills} SIGKILLs of the leader of {SERVERS} servers, {lock}:")
     for name, figures in (("another leads", led), ("a round goes on", gone_on)):
         print(f"  {name} after {statistics.median(figures):.2f} s (median), {max(figures):.2f} s (worst)")
     for what, count in sorted(became.items()):
@@ -201,9 +208,16 @@ def poll(replicas: Replicas, polls: int) -> None:
     )
 
 
+def check(servers: Servers) -> None:
+    servers.end()
+    wrong, rounds = faults(servers), servers.store.rounds(TASK)
+    print(f"\n{len(rounds)} rounds in all: {dict(Counter(outcome(round_) for round_ in rounds))}")
+    print("\n".join(wrong) or "Each version is the mean of its devices' updates, each counted once (to 1e-6).", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for name, default in (("kills", 20), ("stops", 3), ("polls", 20)):
+    for name, default in (("kills", 20), ("leases", 5), ("stops", 3), ("polls", 20)):
         parser.add_argument(f"--{name}", type=int, default=default)
     asked = parser.parse_args()
     programs = find_programs()
@@ -214,21 +228,32 @@ def main() -> None:
         postgres.start()
         with tempfile.TemporaryDirectory(prefix="failover-") as place:
             directory = Path(place)
-            with Servers(directory / "rounds", postgres.new_database()) as servers:
-                servers.submit(goal=DEVICES - 1)
-                kill(servers, asked.kills)
-                stop(servers, asked.stops)
-                servers.end()
-                wrong, rounds = faults(servers), servers.store.rounds(TASK)
-            print(f"\n{len(rounds)} rounds in all: {Counter(outcome(round_) for round_ in rounds)}")
-            print("\n".join(wrong) or "Each version is the mean of its devices' updates, each counted once (to 1e-6).")
+            if asked.kills or asked.stops:
+                with Servers(directory / "rounds", postgres.new_database()) as servers:
+                    servers.submit(goal=DEVICES - 1)
+                    if asked.kills:
+                        kill(servers, asked.kills, "advisory lock")
+                    stop(servers, asked.stops)
+                    check(servers)
+            if asked.leases:
+                with played(LeaseApi(directory)) as api:
+                    lease = {
+                        "KUBECONFIG": str(api.kubeconfig()),
+                        "FEDLEARN_REPLICA__LEASE": "fedlearn-server",
+                        "FEDLEARN_CLUSTER__POD_NAME": "server",
+                    }
+                    with Servers(directory / "leases", postgres.new_database(), lease) as servers:
+                        servers.submit(goal=DEVICES - 1)
+                        kill(servers, asked.leases, "Lease of 8 s")
+                        check(servers)
             print(f"Processes left: {orphans(directory)}", flush=True)
-            with LocalStorage(directory / "storage") as storage:
-                replicas = Replicas.start(directory / "polls", storage, postgres.new_database(), SERVERS, lease_seconds=8)
-                try:
-                    poll(replicas, asked.polls)
-                finally:
-                    replicas.stop()
+            if asked.polls:
+                with LocalStorage(directory / "storage") as storage:
+                    replicas = Replicas.start(directory / "polls", storage, postgres.new_database(), SERVERS, lease_seconds=8)
+                    try:
+                        poll(replicas, asked.polls)
+                    finally:
+                        replicas.stop()
     finally:
         postgres.remove()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedlearn.core.ids import DeviceId, RoundId
+from fedlearn.core.ids import DeviceId, RoundId, shard_of
 from fedlearn.core.learning import Examples
 from fedlearn.core.rounds import Phase, Standing
 from fedlearn.learning.synthetic import SyntheticLearner
@@ -74,6 +74,24 @@ def test_storage_or_database_may_be_away_for_a_while(arena: Arena, kind: str, se
     away = outage(arena, kind, Phase.REPORTING, seconds)
     ended = arena.wait(lambda: arena.round(away.round).phase.ended and arena.round(away.round), "the round")
     assert (ended.phase, ended.reason) == (Phase.COMMITTED, None)
+
+
+def test_of_two_aggregators_that_share_rounds_either_may_be_killed(tmp_path: Path) -> None:
+    with Arena(tmp_path / "arena", devices=6, seed=3, aggregators=2) as arena:
+        arena.submit(goal=5)
+        first = arena.committed(after=0)
+        shards = {shard_of(device, 2) for device in first.devices(Standing.REPORTED)}
+        for name, phase, after in (
+            ("aggregator-1", Phase.REPORTING, 0.3),
+            ("aggregator-1", Phase.AGGREGATION, 0.0),
+            ("aggregator", Phase.AGGREGATION, 0.0),
+        ):
+            arena.strike(name, phase, after_seconds=after)
+        last = arena.committed(after=arena.current().id.number)
+        assert shards | {shard_of(device, 2) for device in last.devices(Standing.REPORTED)} == {0, 1}
+        arena.end()
+        assert faults(arena) == []
+    assert orphans(tmp_path / "arena") == []
 
 
 def test_whoever_is_asked_to_stop_hands_over_and_a_device_says_so_at_once(arena: Arena) -> None:

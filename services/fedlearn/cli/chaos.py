@@ -28,6 +28,7 @@ def chaos(
     outage_seconds: Annotated[
         float, typer.Option(min=0, max=60, help="How long storage and database are away once in each phase; 0: never.")
     ] = 0.0,
+    aggregators: Annotated[int, typer.Option(min=1, max=8, help="Aggregators that share each round.")] = 1,
     out: Annotated[Path | None, typer.Option(help="A new directory for state and logs. Default: below runs/.")] = None,
 ) -> None:
     """Kill server, aggregator, devices and storage while rounds run, and check every version against a replay.
@@ -52,7 +53,7 @@ def chaos(
         what = kill.name if kill.name in KINDS else f"{kill.name} killed"
         console.print(f"round {kill.round}, {kill.phase}: {what}, ready again after {kill.back_seconds:.2f} s")
 
-    with Arena(directory, devices, seed) as arena:
+    with Arena(directory, devices, seed, aggregators=aggregators) as arena:
         arena.submit(goal=devices - 1)
         done = fire(arena, kills, random.Random(seed), say)  # noqa: S311 - a repeatable choice
         if outage_seconds:

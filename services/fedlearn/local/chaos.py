@@ -26,9 +26,9 @@ from fedlearn.local.deployment import Addresses, Deployment, Environment, free_p
 from fedlearn.local.processes import Service, Services, start_program
 from fedlearn.local.seaweed import MODELS, UPDATES
 from fedlearn.local.storage import LocalStorage
-from fedlearn.protocol.messages import Policy
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.tensors import decode_vector, encode_model, unflatten
+from fedlearn.protocol.views import Policy
 
 Found = TypeVar("Found")
 TASK = TaskId("chaos")
@@ -37,6 +37,7 @@ PHASES = (Phase.SELECTION, Phase.CONFIGURATION, Phase.REPORTING, Phase.AGGREGATI
 _TRAINING_SECONDS = 0.4
 _AIM_SECONDS, _END_SECONDS, _READY_SECONDS = 5.0, 120.0, 60.0
 _LOOK_SECONDS, _STOP_SECONDS = 0.004, 20.0
+_SAVE_EVERY = 2  # updates, so that partial sums are written in every round
 _UPLOAD_SECONDS = 10  # so that the last sweep, which waits until no URL is valid, comes soon
 
 
@@ -60,7 +61,8 @@ def chaos_plan() -> Plan:
     dense = {"module": "keras.layers", "class_name": "Dense", "config": {"units": 10}, "registered_name": None}
     architecture = {"module": "keras", "class_name": "Sequential", "config": {"layers": [dense]}}
     weights = [{"shape": shape} for shape in ([784, 200], [200], [200, 10], [10])]
-    return Plan.model_validate({"dataset": "mnist", "architecture": architecture, "weights": weights})
+    update = {"encoding": "float32"}  # so that a replay gives what was published, to 1e-6
+    return Plan.model_validate({"dataset": "mnist", "architecture": architecture, "weights": weights, "update": update})
 
 
 class Arena:
@@ -70,11 +72,19 @@ class Arena:
         directory: a new directory for state and logs.
         seed: of the devices' updates.
         device_environment: what the device processes find beside their settings.
+        aggregators: how many share each round; they are named aggregator, aggregator-1, and so on.
     """
 
     def __init__(
-        self, directory: Path, devices: int, seed: int, device_environment: Environment = MappingProxyType({})
+        self,
+        directory: Path,
+        devices: int,
+        seed: int,
+        device_environment: Environment = MappingProxyType({}),
+        *,
+        aggregators: int = 1,
     ) -> None:
+        self.aggregators = tuple(f"aggregator-{number}" if number else "aggregator" for number in range(aggregators))
         self.directory, self.devices, self.seed, self.plan = directory, devices, seed, chaos_plan()
         self.storage = LocalStorage(directory / "storage", port=free_port())
         self._device_environment = device_environment
@@ -114,12 +124,15 @@ class Arena:
     def _start(self) -> None:
         (self.directory / "logs").mkdir(parents=True)
         self.storage.start()
-        addresses = Addresses(free_port(), free_port(), self.storage.port)
+        more = tuple(free_port() for _ in self.aggregators[1:])
+        addresses = Addresses(free_port(), free_port(), self.storage.port, more)
         secrets = {role: self.storage.credentials(role) for role in ("server", "aggregator")}
         self._deployment = deployment = Deployment(self.directory, addresses, secrets)
         self._add("server", ["server"], deployment.server(), addresses.server)
-        aggregator = {**deployment.aggregator(), "FEDLEARN_UPLOAD_SECONDS": str(_UPLOAD_SECONDS)}
-        self._add("aggregator", ["aggregator"], aggregator, addresses.aggregator)
+        often = {"FEDLEARN_UPLOAD_SECONDS": str(_UPLOAD_SECONDS), "FEDLEARN_SAVE_EVERY": str(_SAVE_EVERY)}
+        for number, name in enumerate(self.aggregators):
+            port = (addresses.aggregator, *more)[number]
+            self._add(name, ["aggregator"], {**deployment.aggregator(number), **often}, port)
         for index in range(self.devices):
             count = 10 * (1 + index)
             train = Examples(np.zeros((count, 1), np.float32), np.zeros(count, np.int32))
@@ -136,7 +149,7 @@ class Arena:
             )
             synthetic = {"FEDLEARN_LEARNER": "synthetic", "FEDLEARN_SYNTHETIC_SECONDS": str(_TRAINING_SECONDS)}
             self._add(f"device-{index}", ["device"], {**device, **synthetic, **self._device_environment}, port)
-        for name in ("server", "aggregator"):  # devices are ready once a check-in is answered, which idle ones wait for
+        for name in ("server", *self.aggregators):  # devices are ready once a check-in is answered, which idle ones wait for
             self._wait_until_ready(name)
         self._store = DatabaseRoundStore(deployment.server()["FEDLEARN_DATABASE_URL"])
 
@@ -272,6 +285,8 @@ def fire(arena: Arena, kills: int, rng: random.Random, say: Callable[[Kill], Non
     for _ in range(kills):
         role, phase = rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0], rng.choice(PHASES)
         name = f"device-{rng.randrange(arena.devices)}" if role == "device" else role
+        if role == "aggregator" and len(arena.aggregators) > 1:
+            name = rng.choice(arena.aggregators)
         after = rng.uniform(0.0, 1.5 * _TRAINING_SECONDS if phase is Phase.REPORTING else 0.01)
         try:
             done.append(arena.strike(name, phase, after_seconds=after))

@@ -40,7 +40,8 @@ async def give_back(_request: Request, error: Exception) -> Response:
 
 
 async def at_leader(request: Request) -> None:
-    """A FastAPI dependency of routes that only the leader can answer. First of all: who the caller is, the leader finds out.
+    """A FastAPI dependency of routes that only the leader can answer. It stands behind the one that checks the caller's token:
+    the leader checks it once more, but sees no wrong ones, which it would hold against this replica.
 
     Raises:
         Answered: this replica does not lead.

@@ -23,8 +23,9 @@ _log = log(__name__)
 def aggregator_routes(coordinator: Coordinator, gate: Gate, settings: ServerSettings, held: Held | None = None) -> APIRouter:
     """`held` keeps results back in the walk-through."""
     router = APIRouter(prefix="/v1", tags=["aggregator"])
-    Aggregator = Annotated[Caller, Depends(gate.admit(settings.identity.aggregator))]  # noqa: N806 - a type
-    led = [Depends(at_leader)]
+    admit = gate.admit(settings.identity.aggregator)
+    Aggregator = Annotated[Caller, Depends(admit)]  # noqa: N806 - a type
+    led = [Depends(admit), Depends(at_leader)]
     refusals = problems(*BY_TOKEN, *BY_LEADER, Code.TASK_UNKNOWN, Code.ROUND_UNKNOWN)
 
     async def tell(round_id: RoundId, event: Event) -> None:

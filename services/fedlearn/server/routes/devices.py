@@ -37,7 +37,8 @@ _UNFIT_COME_BACK_SECONDS = 15.0  # somebody has to mend its shard first
 def device_routes(coordinator: Coordinator, roster: Roster, gate: Gate, settings: ServerSettings) -> APIRouter:
     accounts = settings.identity
     router = APIRouter(prefix="/v1", tags=["devices"])
-    Device = Annotated[Caller, Depends(gate.admit(accounts.device))]  # noqa: N806 - a type
+    admit = gate.admit(accounts.device)
+    Device = Annotated[Caller, Depends(admit)]  # noqa: N806 - a type
     refusals = (
         *BY_TOKEN,
         *BY_LEADER,
@@ -74,7 +75,7 @@ def device_routes(coordinator: Coordinator, roster: Roster, gate: Gate, settings
 
     @router.post(
         "/rounds/{task}/{number}/acceptances",
-        dependencies=[Depends(at_leader)],
+        dependencies=[Depends(admit), Depends(at_leader)],
         status_code=204,
         summary="Say that a device starts its part.",
         responses=problems(*refusals),
@@ -85,7 +86,7 @@ def device_routes(coordinator: Coordinator, roster: Roster, gate: Gate, settings
 
     @router.post(
         "/rounds/{task}/{number}/dropouts",
-        dependencies=[Depends(at_leader)],
+        dependencies=[Depends(admit), Depends(at_leader)],
         status_code=204,
         summary="Say that a device will not report.",
         responses=problems(*refusals),

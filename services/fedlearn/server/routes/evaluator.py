@@ -11,7 +11,8 @@ from fedlearn.adapters.openapi import BY_TOKEN, problems
 from fedlearn.config import ServerSettings
 from fedlearn.core.errors import Code
 from fedlearn.core.ids import TaskId
-from fedlearn.protocol.messages import Evaluation, EvaluationJob, Model, TaskName, VersionNumber
+from fedlearn.protocol.messages import Model, TaskName, VersionNumber
+from fedlearn.protocol.views import Evaluation, EvaluationJob
 from fedlearn.server.coordinator import Coordinator
 from fedlearn.server.forwarding import BY_LEADER, at_leader
 from fedlearn.telemetry.metrics import tasks as metrics
@@ -21,7 +22,8 @@ _URL_SECONDS = 3600
 
 def evaluator_routes(coordinator: Coordinator, gate: Gate, settings: ServerSettings) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["evaluator"])
-    Evaluator = Annotated[Caller, Depends(gate.admit(settings.identity.evaluator))]  # noqa: N806 - a type
+    admit = gate.admit(settings.identity.evaluator)
+    Evaluator = Annotated[Caller, Depends(admit)]  # noqa: N806 - a type
     around = coordinator.around
 
     @router.get(
@@ -44,7 +46,7 @@ def evaluator_routes(coordinator: Coordinator, gate: Gate, settings: ServerSetti
 
     @router.put(
         "/evaluations/{task}/{version}",
-        dependencies=[Depends(at_leader)],
+        dependencies=[Depends(admit), Depends(at_leader)],
         status_code=204,
         summary="The figures of a version on the test set.",
         responses=problems(*BY_TOKEN, *BY_LEADER, Code.MODEL_UNKNOWN),

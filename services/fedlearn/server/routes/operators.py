@@ -12,18 +12,8 @@ from fedlearn.adapters.limits import Rates
 from fedlearn.adapters.openapi import BY_OPERATOR, problems
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import RoundId, TaskId
-from fedlearn.protocol.messages import (
-    Download,
-    Model,
-    RoundNumber,
-    RoundView,
-    TaskAccepted,
-    TaskName,
-    TaskSubmission,
-    TaskView,
-    VersionNumber,
-    VersionView,
-)
+from fedlearn.protocol.messages import Model, RoundNumber, TaskName, VersionNumber
+from fedlearn.protocol.views import Download, RoundView, TaskAccepted, TaskSubmission, TaskView, VersionView
 from fedlearn.server.audit import audited
 from fedlearn.server.coordinator import Coordinator
 from fedlearn.server.forwarding import BY_LEADER, at_leader
@@ -64,7 +54,7 @@ def _task_routes(router: APIRouter, coordinator: Coordinator, operator: list[Any
 
     @router.post(
         "/{task}/start",
-        dependencies=[Depends(at_leader), *operator],
+        dependencies=[*operator, Depends(at_leader)],
         summary="Version 0 is uploaded: begin with the rounds.",
         responses=problems(
             *BY_OPERATOR,
@@ -84,7 +74,7 @@ def _task_routes(router: APIRouter, coordinator: Coordinator, operator: list[Any
 
     @router.post(
         "/{task}/cancel",
-        dependencies=[Depends(at_leader), *operator],
+        dependencies=[*operator, Depends(at_leader)],
         summary="End a task and abandon its running round.",
         responses=problems(*BY_OPERATOR, *BY_LEADER, Code.TASK_UNKNOWN),
     )

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Depends
 from fedlearn.adapters.openapi import BY_OPERATOR, problems
 from fedlearn.core.errors import Code
 from fedlearn.core.ids import TaskId
-from fedlearn.protocol.messages import Label, RollBack, TaskName, TaskView, VersionNumber, VersionView
+from fedlearn.protocol.messages import Label, TaskName, VersionNumber
+from fedlearn.protocol.views import RollBack, TaskView, VersionView
 from fedlearn.server.coordinator import Coordinator
 from fedlearn.server.forwarding import BY_LEADER, at_leader
 from fedlearn.server.views import task_view, version_view
@@ -20,7 +21,7 @@ def add_steering_routes(router: APIRouter, coordinator: Coordinator, operator: l
 
     @router.post(
         "/{task}/pause",
-        dependencies=[Depends(at_leader), *operator],
+        dependencies=[*operator, Depends(at_leader)],
         summary="Let the running round end, and start no other.",
         responses=problems(*BY_OPERATOR, *BY_LEADER, Code.TASK_UNKNOWN, Code.TASK_STATE),
     )
@@ -29,7 +30,7 @@ def add_steering_routes(router: APIRouter, coordinator: Coordinator, operator: l
 
     @router.post(
         "/{task}/resume",
-        dependencies=[Depends(at_leader), *operator],
+        dependencies=[*operator, Depends(at_leader)],
         summary="Go on with a paused task.",
         responses=problems(*BY_OPERATOR, *BY_LEADER, Code.TASK_UNKNOWN, Code.TASK_STATE),
     )
@@ -38,7 +39,7 @@ def add_steering_routes(router: APIRouter, coordinator: Coordinator, operator: l
 
     @router.post(
         "/{task}/models/{version}/rollback",
-        dependencies=[Depends(at_leader), *operator],
+        dependencies=[*operator, Depends(at_leader)],
         summary="Make this version the task's model again, as a new version: the next round starts from it.",
         responses=problems(*BY_OPERATOR, *BY_LEADER, Code.TASK_UNKNOWN, Code.MODEL_UNKNOWN, Code.BASE_SUPERSEDED),
     )
