@@ -88,7 +88,7 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         if time.monotonic() > give_up:
             raise TimeoutError(f"Waited {PATIENCE_SECONDS:.0f} s in vain for {what}.")
-        time.sleep(0.2)
+        time.sleep(1.0)  # seldom, since looking takes from the core that is measured
 
 
 def delays(since: float, answers: dict[int, Answer], count: int, marks: bytes) -> list[float]:
