@@ -74,10 +74,11 @@ docs: $(VENV)/.dev ## write what is generated: settings, metrics, dashboards, an
 
 KILLS ?= 50
 SEED ?= 0
+OUTAGE_SECONDS ?= 30
 
 .PHONY: chaos
-chaos: $(VENV)/.dev ## kill roles at random while rounds run, and check every version (KILLS=200 SEED=0)
-	@$(BIN)/fedlearn chaos --kills $(KILLS) --seed $(SEED)
+chaos: $(VENV)/.dev ## kill roles and take storage and database away, and check every version (KILLS=200 SEED=0)
+	@$(BIN)/fedlearn chaos --kills $(KILLS) --seed $(SEED) --outage-seconds $(OUTAGE_SECONDS)
 .PHONY: pictures
 pictures: $(VENV)/.dev ## take the console's pictures in docs/images (needs Chromium)
 	@$(BIN)/python tests/browser/pictures.py
@@ -117,12 +118,18 @@ install: ## the chart into the current cluster, in a namespace that enforces res
 
 # --- figures
 
+BENCH_FLAGS ?=
+
 .PHONY: bench
-bench: $(VENV)/.dev ## measure: local training, envelopes, a round's overhead, memory
+bench: $(VENV)/.dev .venv-flower/.ready ## measure, and write docs/benchmarks.md (BENCH_FLAGS=--full adds what takes hours)
 	@$(BIN)/fedlearn data fetch mnist
-	@for benchmark in local_training envelope round_overhead aggregator_memory; do \
-	  echo; echo "== $$benchmark"; $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
+	@$(BIN)/python benchmarks/page.py $(BENCH_FLAGS)
+
+.venv-flower/.ready: # what is measured beside ours
+	@$(PYTHON) -m venv .venv-flower
+	@.venv-flower/bin/pip install --quiet 'flwr[simulation]>=1.42,<1.43'
+	@touch $@
 
 .PHONY: clean
 clean: ## delete .venv, caches and runs
-	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build services/*.egg-info
+	rm -rf $(VENV) .venv-flower runs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build services/*.egg-info

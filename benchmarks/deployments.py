@@ -13,19 +13,24 @@ import numpy as np
 
 from fedlearn.local.launcher import Launcher
 from fedlearn.local.options import RunOptions
-from fedlearn.protocol.messages import Policy, RoundView
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.tensors import encode_model, unflatten
+from fedlearn.protocol.views import Policy, RoundView
 
 CNN_SHAPES = [(5, 5, 1, 32), (32,), (5, 5, 32, 64), (64,), (3136, 512), (512,), (512, 10), (10,)]
 """The weights of McMahan's CNN: 1,663,370 float32."""
 
 
-def cnn_plan() -> Plan:
+def cnn_plan(codec: str = "float32") -> Plan:
     dense = {"module": "keras.layers", "class_name": "Dense", "config": {}, "registered_name": None}
     architecture = {"module": "keras", "class_name": "Sequential", "config": {"layers": [dense]}}
     return Plan.model_validate(
-        {"dataset": "mnist", "architecture": architecture, "weights": [{"shape": shape} for shape in CNN_SHAPES]}
+        {
+            "dataset": "mnist",
+            "architecture": architecture,
+            "update": {"encoding": codec},
+            "weights": [{"shape": shape} for shape in CNN_SHAPES],
+        }
     )
 
 
@@ -40,9 +45,9 @@ _LOOK_SECONDS = 1.0  # seldom, since looking takes from the cores that are measu
 class Deployment:
     launcher: Launcher
 
-    def run(self, task: str, devices: int, rounds: int) -> list[RoundView]:
+    def run(self, task: str, devices: int, rounds: int, codec: str = "float32") -> list[RoundView]:
         """Run a task of random updates to its end, and return its rounds."""
-        plan = cnn_plan()
+        plan = cnn_plan(codec)
         with self.launcher.client() as client:
             model = encode_model(unflatten(random_vector(plan.parameters, 0), plan), plan)
             client.submit(task, plan, model, policy=Policy(goal=devices, min_fraction=1.0), rounds=rounds)
@@ -67,9 +72,14 @@ def synthetic(devices: int, processes: int) -> Iterator[Deployment]:
 
 
 def peak_megabytes(pid: int) -> float:
-    """The most memory that a process has had (Linux' VmHWM)."""
+    """The most memory that a process has had."""
+    return memory_megabytes("VmHWM", pid)
+
+
+def memory_megabytes(what: str, pid: int | str = "self") -> float:
+    """Linux' VmRSS (now) or VmHWM (the most so far) of a process."""
     status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1000
+    return int(next(line for line in status.splitlines() if line.startswith(what)).split()[1]) / 1000
 
 
 def seconds_from_round_to_round(rounds: list[RoundView]) -> list[float]:

@@ -96,6 +96,7 @@ def rows(parameters: int) -> list[Row]:
 
     add("float32")
     add("float16")
+    add("int8")
 
     wrapped = key.public.wrap(bytes(32), b"info")
     classic, curve = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM), X25519PrivateKey.generate()

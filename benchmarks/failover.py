@@ -34,9 +34,10 @@ from fedlearn.local.chaos import TASK, Arena
 from fedlearn.local.chaos_checks import faults, orphans, outcome
 from fedlearn.local.deployment import Environment, free_port
 from fedlearn.local.storage import LocalStorage
-from fedlearn.protocol.messages import Assignment, Policy
+from fedlearn.protocol.messages import Assignment
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.tensors import encode_model, unflatten
+from fedlearn.protocol.views import Policy
 from support.balancer import Balancer
 from support.leases import LeaseApi
 from support.played_api import played

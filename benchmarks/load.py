@@ -31,8 +31,8 @@ from fedlearn.local.deployment import Addresses, Deployment, free_port
 from fedlearn.local.identities import SERVER_AUDIENCE
 from fedlearn.local.processes import Services, start_program
 from fedlearn.local.storage import LocalStorage
-from fedlearn.protocol.messages import Policy
 from fedlearn.protocol.tensors import encode_model, unflatten
+from fedlearn.protocol.views import Policy
 from polls import Answer, Clients, percentile, post, serve_bare
 
 SIZES = (100, 1_000, 10_000)

@@ -37,7 +37,7 @@ from fedlearn.learning.training import KerasLearner
 from fedlearn.protocol.aggregations import name_aggregation
 from fedlearn.protocol.envelope import UpdateContext, seal
 from fedlearn.protocol.messages import Model
-from fedlearn.protocol.plans import Plan
+from fedlearn.protocol.plans import Plan, name_codec
 from fedlearn.protocol.sealing import SealingKey
 from fedlearn.protocol.tensors import decode_vector, encode_model, flatten, unflatten
 
@@ -96,7 +96,7 @@ class Bench:
         shards = [Examples(train.features[part], train.labels[part]) for part in np.array_split(order, DEVICES)]
         flipped = [Examples(shard.features, (9 - shard.labels).astype(np.int32)) for shard in shards]
         model = build("2nn", 0)
-        plan = make_plan(model, dataset="mnist")
+        plan = make_plan(model, dataset="mnist", update=name_codec("float32"))
         return cls(KerasLearner(plan), plan, flatten(get_weights(model, plan)), shards, flipped, test)
 
     def run(self, rule: str, attack: str, rounds: int) -> list[float]:

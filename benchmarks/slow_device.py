@@ -15,9 +15,9 @@ from deployments import spread
 from fedlearn.learning.models import build, get_weights, make_plan
 from fedlearn.local.launcher import Launcher
 from fedlearn.local.options import RunOptions
-from fedlearn.protocol.messages import Policy
 from fedlearn.protocol.plans import LocalTraining
 from fedlearn.protocol.tensors import encode_model
+from fedlearn.protocol.views import Policy
 
 DEVICES, ROUNDS, SLOWER = 5, 10, 5
 CORES, PERIOD_MICROSECONDS = 0.15, 100_000

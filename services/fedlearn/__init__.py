@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from fedlearn.data.shards import cut as cut_shards
     from fedlearn.learning.tasks import Task
     from fedlearn.protocol.aggregations import name_aggregation as aggregation
-    from fedlearn.protocol.messages import FleetView, Policy, RoundView, TaskView, VersionView
     from fedlearn.protocol.plans import UpdateFormat
+    from fedlearn.protocol.plans import name_codec as codec
+    from fedlearn.protocol.views import FleetView, Policy, RoundView, TaskView, VersionView
 
 __all__ = [
     "Client",
@@ -42,6 +43,7 @@ __all__ = [
     "__version__",
     "aggregation",
     "as_examples",
+    "codec",
     "connect",
     "cut_shards",
     "find_dataset",
@@ -62,10 +64,10 @@ _ROOMS = {
     "fedlearn.learning.tasks": ("Task",),
     "fedlearn.protocol.aggregations": ("aggregation",),
     "fedlearn.protocol.messages": ("FleetView", "Policy", "RoundView", "TaskView", "VersionView"),
-    "fedlearn.protocol.plans": ("UpdateFormat",),
+    "fedlearn.protocol.plans": ("UpdateFormat", "codec"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
-_THERE = {"aggregation": "name_aggregation", "cut_shards": "cut", "find_dataset": "find"}
+_THERE = {"aggregation": "name_aggregation", "codec": "name_codec", "cut_shards": "cut", "find_dataset": "find"}
 """Names that need their room to be understood are longer here."""
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 from fedlearn.adapters.operator import OperatorClient
 from fedlearn.core.errors import Code, Outage, Refusal, SetupError
 from fedlearn.core.learning import Weights
-from fedlearn.protocol.messages import FleetView, RoundView, TaskView, VersionView
 from fedlearn.protocol.tensors import decode_model
+from fedlearn.protocol.views import FleetView, RoundView, TaskView, VersionView
 
 if TYPE_CHECKING:
     from fedlearn.learning.compiled import Prepared

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fedlearn.core.errors import Code, SetupError
+from fedlearn.core.ids import MAX_AGGREGATORS
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -111,6 +112,11 @@ class LimitSettings(_Group):
     )
 
 
+def addresses(text: str) -> list[str]:
+    """The addresses in a setting that may hold several, by commas."""
+    return [address for part in text.split(",") if (address := part.strip().rstrip("/"))]
+
+
 class _Service(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="FEDLEARN_", env_nested_delimiter="__", extra="ignore", frozen=True)
 
@@ -128,7 +134,10 @@ class ServerSettings(_Service):
     identity: IdentitySettings
     cluster: ClusterSettings = ClusterSettings()
     replica: ReplicaSettings = ReplicaSettings()
-    aggregator_url: str = Field("http://127.0.0.1:8003", description="The aggregator's address.")
+    aggregator_url: str = Field(
+        "http://127.0.0.1:8003",
+        description="The aggregator's address; where several share rounds, all of them by commas, number 0 first.",
+    )
     aggregator_token_file: Path = Field(description="This server's token for the aggregator (audience fedlearn-aggregator).")
     operator_token_file: Path = Field(description="The bearer token of operators; it changes tasks.")
     ticket_grace_seconds: float = Field(60.0, ge=0, le=3600, description="How long a ticket outlives its round's deadline.")
@@ -164,6 +173,15 @@ class AggregatorSettings(_Service):
         False, description="Fold at `/aggregate_models`, report at `/send_model_secagg`: the walk-through, open to anybody."
     )
     workers: int = Field(2, ge=1, le=64, description="Updates that are fetched and opened at once.")
+    save_every: int = Field(
+        100, ge=1, le=100_000, description="After so many updates their sum goes to storage, sealed, and they are deleted."
+    )
+    number: int = Field(
+        0,
+        ge=0,
+        lt=MAX_AGGREGATORS,
+        description="Which one this is, from 0, where several share rounds; 0 publishes the models.",
+    )
 
 
 class DeviceSettings(_Service):
@@ -172,7 +190,9 @@ class DeviceSettings(_Service):
     port: Port = Field(8001, description="The port of its health, readiness and metrics.")
     server_url: str = Field("http://127.0.0.1:8000", description="The server's address.")
     server_token_file: Path = Field(description="Its token for the server (audience fedlearn-server).")
-    aggregator_url: str = Field("http://127.0.0.1:8003", description="The aggregator's address, never taken from the server.")
+    aggregator_url: str = Field(
+        "http://127.0.0.1:8003", description="As the server's setting of this name, and never taken from the server."
+    )
     aggregator_token_file: Path = Field(description="Its token for the aggregator (audience fedlearn-aggregator).")
     aggregator_identity_file: Path = Field(description="The aggregator's public identity key (PEM).")
     dataset: str = Field("mnist", min_length=1, description="What its shards are of; a task of another dataset passes it by.")
@@ -198,6 +218,11 @@ class DeviceSettings(_Service):
     learner: Literal["keras", "synthetic"] = Field("keras", description="synthetic: random deltas, for load and chaos.")
     synthetic_seconds: float = Field(0.0, ge=0, le=3600, description="How long the synthetic learner lets a training last.")
     seed: int = Field(0, ge=0, lt=2**32, description="Makes local training repeatable.")
+    state: Path | None = Field(
+        None,
+        description="A directory of its own for what it needs in later rounds, such as what `top_k` has not sent yet; none: "
+        "until the process ends.",
+    )
     manual: bool = Field(
         False, description="Train at `/modeltrain` and so on, for the walk-through: anybody may call it. Without `count`."
     )

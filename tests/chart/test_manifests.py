@@ -91,9 +91,10 @@ class TestLabels:
     def test_by_which_pods_are_selected_are_few_and_hit_one_component(self, every: Rendered) -> None:
         owners = [pod.owner for pod in every.pods.values()]
         selectors = [o["spec"]["selector"]["matchLabels"] for o in owners if o["kind"] in ("Deployment", "StatefulSet")]
-        selectors += [service["spec"]["selector"] for service in every.of("Service").values()]
+        selectors += [dict(service["spec"]["selector"]) for service in every.of("Service").values()]
         selectors += [pdb["spec"]["selector"]["matchLabels"] for pdb in every.of("PodDisruptionBudget").values()]
         for selector in selectors:
+            selector.pop("statefulset.kubernetes.io/pod-name", None)  # of one pod, and never alone
             assert {key.rpartition("/")[2] for key in selector} == {"name", "instance", "component"}
             assert [name for name, pod in every.pods.items() if selector.items() <= pod.labels.items()] == [
                 selector["app.kubernetes.io/component"]
@@ -201,7 +202,16 @@ class TestDeviceData:
 
     def test_no_device_writes_to_its_own(self, every: Rendered) -> None:
         mounts = every.pods["device"].main["volumeMounts"]
-        assert [m.get("readOnly") for m in mounts if m["name"] == "data"] == [True]
+        assert [m.get("readOnly") for m in mounts if m["mountPath"] == "/data"] == [True]
+
+    def test_what_a_device_needs_in_later_rounds_lies_on_its_own_volume_beside_them(self, every: Rendered) -> None:
+        pod = every.pods["device"]
+        (mount,) = [m for m in pod.main["volumeMounts"] if m["mountPath"] == every.environment("device")["FEDLEARN_STATE"]]
+        if "volumeClaimTemplates" in pod.owner["spec"]:
+            assert mount == {"name": "data", "mountPath": "/state", "subPath": "state"}
+        else:
+            assert mount == {"name": "state", "mountPath": "/state"}
+            assert {"name": "state", "emptyDir": {}} in pod.spec["volumes"]
 
 
 class TestSettings:
@@ -218,7 +228,8 @@ class TestSettings:
             if service not in every.pods:
                 continue
             given = dict(every.environment(service))
-            given |= {e["name"]: "from-a-secret" for e in every.pods[service].main.get("env", ()) if "valueFrom" in e}
+            elsewhere = [e for e in every.pods[service].main.get("env", ()) if "valueFrom" in e]
+            given |= {e["name"]: "0" if "fieldRef" in e["valueFrom"] else "from-a-secret" for e in elsewhere}
             with monkeypatch.context() as patch:
                 for name, value in given.items():
                     patch.setenv(name, value)
@@ -233,6 +244,26 @@ class TestSettings:
         assert len(addresses) == 3
         for host, port in addresses:
             assert int(port) in [p["port"] for p in default.of("Service")[host]["spec"]["ports"]]
+
+    def test_of_several_aggregators_name_each_by_its_number_and_each_knows_its_own(self) -> None:
+        rendered = render({"aggregator": {"replicas": 3}})
+        urls = [f"http://fedlearn-aggregator-{number}:8003" for number in range(3)]
+        for component in ("server", "device"):
+            assert rendered.environment(component)["FEDLEARN_AGGREGATOR_URL"] == ",".join(urls)
+        for number in range(3):
+            service = rendered.of("Service")[f"fedlearn-aggregator-{number}"]["spec"]
+            assert service["ports"][0]["port"] == 8003
+            assert service["selector"]["statefulset.kubernetes.io/pod-name"] == f"fedlearn-aggregator-{number}"
+        aggregator = rendered.of("StatefulSet")["fedlearn-aggregator"]["spec"]
+        assert aggregator["replicas"] == 3
+        number_of = next(e for e in rendered.pods["aggregator"].main["env"] if e["name"] == "FEDLEARN_NUMBER")
+        assert number_of["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.labels['apps.kubernetes.io/pod-index']"
+        assert rendered.of("PodDisruptionBudget")["fedlearn-aggregator"]["spec"]["maxUnavailable"] == 1
+
+    def test_of_one_aggregator_name_its_service_alone(self, default: Rendered) -> None:
+        assert default.environment("device")["FEDLEARN_AGGREGATOR_URL"] == "http://fedlearn-aggregator:8003"
+        assert "fedlearn-aggregator-0" not in default.of("Service")
+        assert "fedlearn-aggregator" not in default.of("PodDisruptionBudget")
 
     def test_of_another_store_go_to_those_who_use_it(self) -> None:
         rendered = render(values("full"))

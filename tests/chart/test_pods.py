@@ -50,7 +50,7 @@ class TestEveryPod:
     def test_can_write_to_tmp_alone_and_to_its_data(self, pods: list[Pod]) -> None:
         for pod in pods:
             writable = {m["mountPath"] for c in pod.containers for m in c["volumeMounts"] if not m.get("readOnly")}
-            assert writable <= {"/tmp", "/data", "/master"}
+            assert writable <= {"/tmp", "/data", "/master", "/state"}
             assert "/tmp" in writable
 
     def test_gets_no_service_of_the_cluster_as_a_setting(self, pods: list[Pod]) -> None:

@@ -22,6 +22,7 @@ BODY = bytes(range(256))
 CALLS: Mapping[str, Callable[[ObjectStore, str], Any]] = {
     "get": lambda store, key: store.get(key),
     "get of a range": lambda store, key: store.get(key, start=1, length=1),
+    "get_into": lambda store, key: store.get_into(key, memoryview(bytearray(4))),
     "put": lambda store, key: store.put(key, b"forged"),
     "put_once": lambda store, key: store.put_once(key, b"forged"),
     "put_once of a new key": lambda store, key: store.put_once(key + "-new", b"forged"),
@@ -124,6 +125,14 @@ def test_an_object_of_several_chunks_comes_back_whole_and_in_ranges(subject: Sub
     assert subject.store.get(subject.key(), start=4_194_000, length=1000) == body[4_194_000:4_195_000]
 
 
+def test_a_large_object_replaces_another_one_as_a_whole(subject: Subject) -> None:
+    body = BODY * ((64 << 20) // 256 + 1)  # beyond what goes in one piece
+    subject.store.put(subject.key(), BODY)
+    subject.store.put(subject.key(), memoryview(body))
+    assert subject.store.size(subject.key()) == len(body)
+    assert hashlib.sha256(subject.store.get(subject.key())).digest() == hashlib.sha256(body).digest()
+
+
 def test_an_empty_object_is_an_object(subject: Subject) -> None:
     subject.store.put(subject.key(), b"")
     assert subject.store.get(subject.key()) == b""
@@ -155,6 +164,37 @@ def test_get_of_what_is_not_there_is_refused(subject: Subject, start: int, lengt
     with pytest.raises(Refusal) as refusal:
         subject.store.get(subject.key(), start=start, length=length)
     assert refusal.value.code is Code.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("start", "room", "expected"),
+    [(0, 256, BODY), (0, 300, BODY), (0, 10, BODY[:10]), (250, 10, BODY[250:]), (256, 4, b""), (300, 4, b""), (0, 0, b"")],
+    ids=["whole", "more room", "less room", "its end", "from its end", "beyond its end", "no room"],
+)
+def test_get_into_writes_what_there_is_and_what_fits(subject: Subject, start: int, room: int, expected: bytes) -> None:
+    subject.store.put(subject.key(), BODY)
+    out = bytearray(b"x" * room)
+    assert subject.store.get_into(subject.key(), memoryview(out), start=start) == len(expected)
+    assert out == expected + b"x" * (room - len(expected))
+
+
+def test_get_into_of_what_is_not_there_is_refused(subject: Subject) -> None:
+    with pytest.raises(Refusal) as refusal:
+        subject.store.get_into(subject.key(), memoryview(bytearray(4)))
+    assert refusal.value.code is Code.NOT_FOUND
+
+
+def test_get_into_reads_many_objects_of_several_chunks_at_once(subject: Subject) -> None:
+    bodies = {subject.key(f"large-{n}"): bytes([n]) * (9 << 20) for n in range(6)}
+    for key, body in bodies.items():
+        subject.store.put(key, body)
+
+    def read(key: str) -> bool:
+        out = bytearray(9 << 20)
+        return subject.store.get_into(key, memoryview(out)) == len(out) and out == bodies[key]
+
+    with ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(read, bodies))
 
 
 # --- writing once

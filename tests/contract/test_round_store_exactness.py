@@ -61,9 +61,10 @@ aggregates = st.builds(
     examples=sizes,
     metrics=metrics,
 )
+openings = st.builds(RoundOpened, st.none() | st.builds(ModelRef, st.just(0), st.just("0.float16"), st.just("cd"), sizes))
 events = st.one_of(
     st.just(Tick()),
-    st.just(RoundOpened()),
+    openings,
     some_devices.map(lambda devices: CohortSelected(tuple(devices))),
     st.sampled_from(DEVICES).map(DeviceAccepted),
     st.builds(DeviceDropped, st.sampled_from(DEVICES), codes),
@@ -71,7 +72,7 @@ events = st.one_of(
     st.builds(Aggregated, aggregates),
     codes.map(Failed),
 )
-likely = st.tuples(st.permutations(DEVICES).map(lambda devices: CohortSelected(tuple(devices))), st.just(RoundOpened()))
+likely = st.tuples(st.permutations(DEVICES).map(lambda devices: CohortSelected(tuple(devices))), openings)
 
 
 @st.composite

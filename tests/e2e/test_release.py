@@ -8,7 +8,7 @@ import time
 import pytest
 from helm_python import HelmError
 
-from fedlearn.protocol.messages import RoundView
+from fedlearn.protocol.views import RoundView
 from support.release import Release
 from support.world import wait_for
 

@@ -15,7 +15,8 @@ import pytest
 from fedlearn.core.errors import Code
 from fedlearn.local.identities import AGGREGATOR_AUDIENCE, SERVER_AUDIENCE
 from fedlearn.local.storage import LocalStorage
-from fedlearn.protocol.messages import Assignment, DeviceView
+from fedlearn.protocol.messages import Assignment
+from fedlearn.protocol.views import DeviceView
 from support.namespace import Namespace, own_namespace
 from support.trial import Trial
 from support.world import HandDevice, World, wait_for

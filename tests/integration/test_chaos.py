@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedlearn.core.ids import DeviceId, RoundId
+from fedlearn.core.ids import DeviceId, RoundId, shard_of
 from fedlearn.core.learning import Examples
-from fedlearn.core.rounds import Phase, Round, Standing
+from fedlearn.core.rounds import Phase, Standing
 from fedlearn.learning.synthetic import SyntheticLearner
 from fedlearn.local.chaos import TASK, Arena
 from fedlearn.local.chaos_checks import faults, orphans, replay
+from fedlearn.local.chaos_outages import outage
 from fedlearn.protocol.tensors import flatten, unflatten
 
 WRONG_CLOCKS = """
@@ -30,18 +31,6 @@ class Wrong(true):
         return cls.fromtimestamp(time.time(), tz)
 datetime.datetime = Wrong
 """
-
-
-def committed(arena: Arena, after: int) -> Round:
-    """Wait for a round after this one to commit."""
-
-    def found() -> Round | None:
-        ended = [r for r in arena.store.rounds(TASK) if r.phase is Phase.COMMITTED and r.id.number > after]
-        return ended[0] if ended else None
-
-    round_ = arena.wait(found, "a committed round")
-    assert round_ is not None
-    return round_
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +48,7 @@ def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
 
 
 def test_devices_whose_clocks_are_an_hour_wrong_take_part(arena: Arena) -> None:
-    assert committed(arena, after=0).count(Standing.REPORTED) >= 2
+    assert arena.committed(after=0).count(Standing.REPORTED) >= 2
     for index in range(3):
         log = next((arena.directory / "logs").glob(f"device-{index}-*.log"))
         stamp = datetime.fromisoformat(json.loads(log.read_text().splitlines()[0])["time"]).timestamp()
@@ -76,7 +65,33 @@ def test_whoever_is_killed_the_rounds_go_on(arena: Arena) -> None:
         ("storage", Phase.REPORTING, 0.2),
     ):
         arena.strike(name, phase, after_seconds=after)
-    committed(arena, after=arena.current().id.number)
+    arena.committed(after=arena.current().id.number)
+
+
+@pytest.mark.parametrize(("kind", "seconds"), [("storage gone", 3.0), ("storage hangs", 3.0), ("database locked", 11.0)])
+def test_storage_or_database_may_be_away_for_a_while(arena: Arena, kind: str, seconds: float) -> None:
+    """The database for longer than a write waits for its lock."""
+    away = outage(arena, kind, Phase.REPORTING, seconds)
+    ended = arena.wait(lambda: arena.round(away.round).phase.ended and arena.round(away.round), "the round")
+    assert (ended.phase, ended.reason) == (Phase.COMMITTED, None)
+
+
+def test_of_two_aggregators_that_share_rounds_either_may_be_killed(tmp_path: Path) -> None:
+    with Arena(tmp_path / "arena", devices=6, seed=3, aggregators=2) as arena:
+        arena.submit(goal=5)
+        first = arena.committed(after=0)
+        shards = {shard_of(device, 2) for device in first.devices(Standing.REPORTED)}
+        for name, phase, after in (
+            ("aggregator-1", Phase.REPORTING, 0.3),
+            ("aggregator-1", Phase.AGGREGATION, 0.0),
+            ("aggregator", Phase.AGGREGATION, 0.0),
+        ):
+            arena.strike(name, phase, after_seconds=after)
+        last = arena.committed(after=arena.current().id.number)
+        assert shards | {shard_of(device, 2) for device in last.devices(Standing.REPORTED)} == {0, 1}
+        arena.end()
+        assert faults(arena) == []
+    assert orphans(tmp_path / "arena") == []
 
 
 def test_whoever_is_asked_to_stop_hands_over_and_a_device_says_so_at_once(arena: Arena) -> None:
@@ -91,7 +106,7 @@ def test_whoever_is_asked_to_stop_hands_over_and_a_device_says_so_at_once(arena:
         return stopped is not None and stopped.code == "device_stopping"
 
     assert any(said_so() for _ in range(3)), "it was at work in none of three rounds, or has not said so"
-    committed(arena, after=arena.current().id.number)
+    arena.committed(after=arena.current().id.number)
 
 
 def test_the_replay_is_of_what_devices_send_and_tells_who_was_in(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from fedlearn.core.errors import Code
-from fedlearn.protocol.messages import DeviceView
+from fedlearn.protocol.views import DeviceView
 from support.trial import Trial
 from support.world import HandDevice, World, wait_for
 

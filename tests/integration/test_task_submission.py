@@ -12,9 +12,9 @@ from fedlearn.adapters.operator import OperatorClient
 from fedlearn.cli.tasks import app
 from fedlearn.core.errors import Code, Refusal, SetupError
 from fedlearn.local.storage import LocalStorage
-from fedlearn.protocol.messages import Policy, TaskAccepted, TaskSubmission
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.tensors import encode_model, unflatten
+from fedlearn.protocol.views import Policy, TaskAccepted, TaskSubmission
 from support.world import HandDevice, World, random_model, random_update, small_plan
 
 PLAN, POLICY = small_plan(), Policy(goal=2, selection_timeout_seconds=3600)

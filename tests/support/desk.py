@@ -14,7 +14,7 @@ from fedlearn.core.errors import Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.ports import Task
 from fedlearn.core.rounds import Aggregate, ModelRef, Phase, Round, RoundPolicy
-from fedlearn.protocol.messages import CheckIn
+from fedlearn.protocol.messages import CheckIn, Model, RoundOpen
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.tickets import TicketSigner, make_signing_key
 from fedlearn.server.coordinator import Coordinator
@@ -34,17 +34,23 @@ class PlayedAggregator:
         self.closed: list[RoundId] = []
         self.swept: list[RoundId] = []
         self.refuses: Refusal | None = None
+        self.served: Model | None = None
         self.sweeping, self.opening = asyncio.Event(), asyncio.Event()
         self.sweeping.set()
         self.opening.set()
 
-    async def open_round(self, round_: Round, plan: Plan) -> None:
+    async def open_round(self, round_: Round, plan: Plan) -> RoundOpen:
         await self.opening.wait()
         self.opened.append(round_.id)
         if self.refuses is not None:
             raise self.refuses
+        return RoundOpen(task=round_.id.task, round=round_.id.number, kid="0" * 32, state="open", served=self.served)
 
-    async def close_round(self, round_id: RoundId) -> None:
+    @staticmethod
+    def shared_by(_plan: Plan) -> int:
+        return 1
+
+    async def close_round(self, round_id: RoundId, _plan: Plan) -> None:
         self.closed.append(round_id)
 
     async def sweep_round(self, round_id: RoundId) -> None:

@@ -12,7 +12,7 @@ from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
-from fedlearn.protocol.messages import FleetView, RoundView, VersionView
+from fedlearn.protocol.views import FleetView, RoundView, VersionView
 from support.chart import CHART
 from support.world import wait_for
 

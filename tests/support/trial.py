@@ -9,8 +9,9 @@ import numpy as np
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import RoundId, TaskId
 from fedlearn.core.updates import Update
-from fedlearn.protocol.messages import Assignment, RoundView
+from fedlearn.protocol.messages import Assignment
 from fedlearn.protocol.plans import Plan
+from fedlearn.protocol.views import RoundView
 from support.world import HandDevice, World, random_update, small_plan, wait_for
 
 

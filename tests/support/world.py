@@ -27,22 +27,23 @@ from fedlearn.local.identities import AGGREGATOR_AUDIENCE, SERVER_AUDIENCE
 from fedlearn.local.processes import Service, Services, start_program
 from fedlearn.local.storage import LocalStorage
 from fedlearn.protocol.envelope import UpdateContext, seal
-from fedlearn.protocol.messages import Assignment, Policy, RoundView
+from fedlearn.protocol.messages import Assignment
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SignedSealingKey, verify_sealing_key
 from fedlearn.protocol.tensors import decode_vector, encode_model, unflatten
+from fedlearn.protocol.views import Policy, RoundView
 
 PATIENCE_SECONDS = 30.0
 _PATIENT = {"FEDLEARN_LIMITS__FAILURES_PER_SECOND": "10000"}  # tests show wrong tokens by the hundred
 
 
 def small_plan(**changes: Any) -> Plan:
-    """A plan of 7,850 parameters that needs no Keras."""
+    """A plan of 7,850 parameters that needs no Keras; its updates are float32, so that sums can be compared to the last bit."""
     dense = {"module": "keras.layers", "class_name": "Dense", "config": {"units": 10}, "registered_name": None}
     architecture = {"module": "keras", "class_name": "Sequential", "config": {"layers": [dense]}}
     weights = [{"shape": [784, 10]}, {"shape": [10]}]
-    given = {"dataset": "mnist", "architecture": architecture, "weights": weights, "max_examples": 1000, **changes}
-    return Plan.model_validate(given)
+    given: dict[str, Any] = {"dataset": "mnist", "architecture": architecture, "weights": weights, "max_examples": 1000}
+    return Plan.model_validate({**given, "update": {"encoding": "float32"}, **changes})
 
 
 def random_model(plan: Plan, seed: int = 0) -> bytes:

@@ -48,7 +48,16 @@
 
 {{/* Addresses inside the namespace. */}}
 {{- define "fedlearn.server.url" -}}http://{{ include "fedlearn.server.name" . }}:8000{{- end -}}
-{{- define "fedlearn.aggregator.url" -}}http://{{ include "fedlearn.aggregator.name" . }}:8003{{- end -}}
+{{- /* one that shares rounds has an address of its own, behind a Service for its pod alone; number 0 comes first */ -}}
+{{- define "fedlearn.aggregator.url" -}}
+{{- $name := include "fedlearn.aggregator.name" . -}}
+{{- $replicas := int .Values.aggregator.replicas -}}
+{{- if eq $replicas 1 -}}
+http://{{ $name }}:8003
+{{- else -}}
+{{- range $number := until $replicas }}{{ if $number }},{{ end }}http://{{ $name }}-{{ $number }}:8003{{ end -}}
+{{- end -}}
+{{- end -}}
 {{- define "fedlearn.storage.endpoint" -}}
 {{- if .Values.objectStore.seaweedfs.enabled -}}
 http://{{ include "fedlearn.storage.name" . }}:8333

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedlearn.core.errors import Code, Outage, Refusal
-from fedlearn.core.ports import Clock, StoredObject, UploadGrant
+from fedlearn.core.ports import Clock, Part, StoredObject, UploadGrant
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,21 @@ class _Signed:
     headers: Mapping[str, str]
     size_bytes: int = 0
     sha256: str = ""
+    upload_id: str = ""
+    part: int = 0
+
+
+def _tag(body: bytes) -> str:
+    return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+
+
+def _is_made_of(whole: bytes, parts: Sequence[Part]) -> bool:
+    start = 0
+    for part in parts:
+        if hashlib.sha256(whole[start : start + part.size_bytes]).hexdigest() != part.sha256:
+            return False
+        start += part.size_bytes
+    return start == len(whole)
 
 
 class MemoryBucket:
@@ -38,9 +53,10 @@ class MemoryBucket:
         self.lock = threading.RLock()
         self.objects: dict[str, bytes] = {}
         self.signed: dict[str, _Signed] = {}
+        self.uploads: dict[str, tuple[str, dict[int, bytes]]] = {}
 
     def request(self, method: str, url: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> tuple[int, bytes]:
-        """What the storage would answer to this request: the HTTP status, and the object's bytes for a GET."""
+        """What the storage would answer to this request: the HTTP status, and the object's bytes for a GET, or a part's tag."""
         if not self.available:
             return 503, b""
         signed = self.signed.get(url)
@@ -53,14 +69,23 @@ class MemoryBucket:
             or (method == "PUT" and len(body) != signed.size_bytes)
         ):
             return 403, b""
-        if method == "PUT" and hashlib.sha256(body).hexdigest() != signed.sha256:
-            return 400, b""
         try:
             if method == "PUT":
-                return (200 if signed.store.put_once(signed.key, body) else 412), b""
+                return self._put(signed, body)
             return 200, signed.store.get(signed.key)
         except Refusal as refusal:
             return (404 if refusal.code is Code.NOT_FOUND else 403), b""
+
+    def _put(self, signed: _Signed, body: bytes) -> tuple[int, bytes]:
+        if hashlib.sha256(body).hexdigest() != signed.sha256:
+            return 400, b""
+        if not signed.part:
+            return (200 if signed.store.put_once(signed.key, body) else 412), b""
+        with self.lock:
+            if signed.upload_id not in self.uploads:
+                return 404, b""
+            self.uploads[signed.upload_id][1][signed.part] = body
+        return 200, _tag(body).encode()
 
 
 class MemoryObjectStore:
@@ -80,6 +105,11 @@ class MemoryObjectStore:
         if body is None:
             raise Refusal(Code.NOT_FOUND, f"There is no object {key}.")
         return body[start : None if length is None else start + length]
+
+    def get_into(self, key: str, out: memoryview, *, start: int = 0) -> int:
+        body = self.get(key, start=start, length=len(out))
+        out[: len(body)] = body
+        return len(body)
 
     def put(self, key: str, body: bytes | memoryview) -> None:
         objects = self._write()
@@ -117,6 +147,42 @@ class MemoryObjectStore:
         headers = {"Content-Length": str(size_bytes), "x-amz-checksum-sha256": sha256, "If-None-Match": "*"}
         signed = _Signed(self, "PUT", key, self.bucket.clock() + seconds, headers, size_bytes, sha256)
         return UploadGrant(self._sign(signed), headers)
+
+    def begin_parts(self, key: str) -> str:
+        self._write()
+        upload_id = secrets.token_hex(16)
+        self.bucket.uploads[upload_id] = (key, {})
+        return upload_id
+
+    def sign_parts(self, key: str, upload_id: str, parts: Sequence[Part], *, seconds: int) -> Sequence[UploadGrant]:
+        grants: list[UploadGrant] = []
+        for number, part in enumerate(parts, start=1):
+            headers = {"Content-Length": str(part.size_bytes), "x-amz-checksum-sha256": part.sha256}
+            until = self.bucket.clock() + seconds
+            signed = _Signed(self, "PUT", key, until, headers, part.size_bytes, part.sha256, upload_id, number)
+            grants.append(UploadGrant(self._sign(signed), headers))
+        return grants
+
+    def join_parts(self, key: str, upload_id: str, parts: Sequence[Part]) -> bool:
+        objects = self._write()
+        with self.bucket.lock:
+            if key in objects:
+                return _is_made_of(objects[key], parts)
+            of, come = self.bucket.uploads.get(upload_id, ("", {}))
+            bodies = [come.get(number, b"") for number in range(1, len(parts) + 1)]
+            whole = b"".join(bodies)
+            tags = [part.tag for part in parts]
+            if of != key or [_tag(body) for body in bodies] != tags or not _is_made_of(whole, parts):
+                raise Refusal(Code.UPDATE_MISSING, f"The parts of {key} do not make it up.")
+            objects[key] = whole
+            del self.bucket.uploads[upload_id]
+        return True
+
+    def drop_parts(self, prefix: str) -> None:
+        self._write()
+        with self.bucket.lock:
+            for upload_id in [found for found, (key, _) in self.bucket.uploads.items() if key.startswith(prefix)]:
+                del self.bucket.uploads[upload_id]
 
     def _sign(self, signed: _Signed) -> str:
         url = f"memory://{secrets.token_hex(16)}/{signed.key}"

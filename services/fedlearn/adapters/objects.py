@@ -5,12 +5,15 @@ needs seconds.
 """
 
 import base64
+import hashlib
 import random
 import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import boto3
@@ -27,21 +30,30 @@ from botocore.exceptions import (
 )
 from botocore.exceptions import ConnectionError as NotConnected
 
+from fedlearn.adapters.direct import DirectReader
 from fedlearn.config import StorageSettings
-from fedlearn.core.errors import Code, Outage, Refusal
-from fedlearn.core.ports import StoredObject, UploadGrant
+from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
+from fedlearn.core.ports import Part, StoredObject, UploadGrant
 from fedlearn.telemetry.metrics import storage as metrics
 from fedlearn.telemetry.metrics.storage import Fault, Operation
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import DeleteTypeDef, GetObjectRequestTypeDef, ListObjectsV2RequestTypeDef
+    from mypy_boto3_s3.type_defs import (
+        CompletedPartTypeDef,
+        DeleteTypeDef,
+        GetObjectRequestTypeDef,
+        ListMultipartUploadsRequestTypeDef,
+        ListObjectsV2RequestTypeDef,
+    )
 
 Result = TypeVar("Result")
 
 _CONNECT_SECONDS, _READ_SECONDS = 5, 30
 _CONNECTIONS = 32
+_SIGNED_SECONDS = 300  # of a URL that is used at once; clocks may differ a little
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 2.0
+_SINGLE_BYTES, _PART_BYTES = 64 << 20, 16 << 20
 _KEYS_PER_DELETE = 1000  # S3's own limit
 _OUTAGES = (HTTPClientError, NotConnected, IncompleteReadError, CredentialRetrievalError, MetadataRetrievalError)
 _BUSY = frozenset({"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "ConditionalRequestConflict"})
@@ -74,6 +86,8 @@ class S3ObjectStore:
     def __init__(self, bucket: str, settings: S3Settings, *, patience_seconds: float = 60.0) -> None:
         self._bucket, self._patience = bucket, patience_seconds
         self._client = _client(replace(settings, public_endpoint_url=None))
+        # AWS' own endpoints may lie behind a proxy, and differ from bucket to bucket: boto3 knows about that
+        self._direct = DirectReader(settings.endpoint_url) if settings.endpoint_url is not None else None
         public = settings.public_endpoint_url or settings.endpoint_url
         self._signer = _client(replace(settings, endpoint_url=public, public_endpoint_url=None))
 
@@ -96,7 +110,24 @@ class S3ObjectStore:
         metrics.READ_BYTES.inc(len(body))
         return body
 
+    def get_into(self, key: str, out: memoryview, *, start: int = 0) -> int:
+        if not len(out):
+            return 0
+        if self._direct is not None:
+            with metrics.SECONDS.labels(Operation.GET).time():
+                url = self._sign("get_object", key, {}, _SIGNED_SECONDS, self._client)
+                count = self._direct.read_into(url, out, start)
+            if count is not None:
+                metrics.READ_BYTES.inc(count)
+                return count
+        body = self.get(key, start=start, length=len(out))
+        out[: len(body)] = body
+        return len(body)
+
     def put(self, key: str, body: bytes | memoryview) -> None:
+        if len(body) > _SINGLE_BYTES:
+            self._put_in_parts(key, memoryview(body))
+            return
         whole = bytes(body)  # copies a memoryview, which boto3 does not take; a file would cost more, in pieces of 16 KiB
         self._call(Operation.PUT, key, lambda: self._client.put_object(Bucket=self._bucket, Key=key, Body=whole))
         metrics.WRITTEN_BYTES.inc(len(whole))
@@ -150,10 +181,75 @@ class S3ObjectStore:
         return self._sign("get_object", key, {}, seconds)
 
     def sign_put(self, key: str, *, size_bytes: int, sha256: str, seconds: int) -> UploadGrant:
-        checksum = base64.b64encode(bytes.fromhex(sha256)).decode()
+        checksum = _checksum(sha256)
         bound = {"ContentLength": size_bytes, "ChecksumSHA256": checksum, "IfNoneMatch": "*"}
         url = self._sign("put_object", key, bound, seconds)
         return UploadGrant(url, {"Content-Length": str(size_bytes), "x-amz-checksum-sha256": checksum, "If-None-Match": "*"})
+
+    def _put_in_parts(self, key: str, body: memoryview) -> None:
+        """As one piece it would have to be sent anew, all of it, whenever the storage pauses for longer than a timeout."""
+        upload_id = self.begin_parts(key)
+        try:
+            parts: list[CompletedPartTypeDef] = []
+            for start in range(0, len(body), _PART_BYTES):
+                part, number = bytes(body[start : start + _PART_BYTES]), len(parts) + 1
+                sha256 = base64.b64encode(hashlib.sha256(part).digest()).decode()
+                send = partial(self._client.upload_part, Bucket=self._bucket, Key=key, UploadId=upload_id, PartNumber=number)
+                sent = self._call(Operation.PARTS, key, partial(send, Body=part, ChecksumSHA256=sha256))
+                parts.append({"PartNumber": number, "ETag": sent["ETag"], "ChecksumSHA256": sha256})
+            whole = partial(self._client.complete_multipart_upload, Bucket=self._bucket, Key=key, UploadId=upload_id)
+            self._call(Operation.PARTS, key, partial(whole, MultipartUpload={"Parts": parts}))
+        except BaseException:
+            with suppress(FedlearnError):
+                self._abort(key, upload_id)
+            raise
+
+    def begin_parts(self, key: str) -> str:
+        def begin() -> str:
+            return self._client.create_multipart_upload(Bucket=self._bucket, Key=key, ChecksumAlgorithm="SHA256")["UploadId"]
+
+        return self._call(Operation.PARTS, key, begin)
+
+    def sign_parts(self, key: str, upload_id: str, parts: Sequence[Part], *, seconds: int) -> Sequence[UploadGrant]:
+        grants: list[UploadGrant] = []
+        for number, part in enumerate(parts, start=1):
+            checksum = _checksum(part.sha256)
+            bound = {"ContentLength": part.size_bytes, "ChecksumSHA256": checksum, "UploadId": upload_id, "PartNumber": number}
+            url = self._sign("upload_part", key, bound, seconds)
+            grants.append(UploadGrant(url, {"Content-Length": str(part.size_bytes), "x-amz-checksum-sha256": checksum}))
+        return grants
+
+    def join_parts(self, key: str, upload_id: str, parts: Sequence[Part]) -> bool:
+        described: list[CompletedPartTypeDef] = [
+            {"PartNumber": number, "ETag": part.tag, "ChecksumSHA256": _checksum(part.sha256)}
+            for number, part in enumerate(parts, start=1)
+        ]
+
+        def join() -> bool:
+            try:
+                self._client.complete_multipart_upload(
+                    Bucket=self._bucket, Key=key, UploadId=upload_id, MultipartUpload={"Parts": described}, IfNoneMatch="*"
+                )
+            except ClientError as error:
+                code = error.response["Error"].get("Code")
+                if code == "PreconditionFailed" or (code == "NoSuchUpload" and self._has(key, parts)):
+                    return self._has(key, parts)  # it may be an earlier attempt's, whose answer was lost
+                if code in ("NoSuchUpload", "InvalidPart", "InvalidPartOrder", "EntityTooSmall", "InvalidRequest", "BadDigest"):
+                    raise Refusal(Code.UPDATE_MISSING, f"The parts of {key} do not make it up: {code}.") from error
+                raise
+            return True
+
+        return self._call(Operation.PARTS, key, join)
+
+    def drop_parts(self, prefix: str) -> None:
+        request: ListMultipartUploadsRequestTypeDef = {"Bucket": self._bucket, "Prefix": prefix}
+        while True:
+            page = self._call(Operation.PARTS, prefix, lambda: self._client.list_multipart_uploads(**request))
+            for upload in page.get("Uploads", ()):
+                self._abort(upload["Key"], upload["UploadId"])
+            if not page.get("IsTruncated"):
+                return
+            request["KeyMarker"], request["UploadIdMarker"] = page["NextKeyMarker"], page["NextUploadIdMarker"]
 
     def make(self) -> None:
         """Make the bucket, unless it is there; takes an administrator's credential."""
@@ -167,9 +263,37 @@ class S3ObjectStore:
 
         self._call(Operation.MAKE, "", create)
 
-    def _sign(self, operation: Literal["get_object", "put_object"], key: str, bound: dict[str, Any], seconds: int) -> str:
+    def _has(self, key: str, parts: Sequence[Part]) -> bool:
+        """Whether the object is what these parts make up, by its checksum of checksums."""
         try:
-            return self._signer.generate_presigned_url(
+            found = self._client.head_object(Bucket=self._bucket, Key=key, ChecksumMode="ENABLED")
+        except ClientError as error:
+            if _status(error) == 404:
+                return False
+            raise
+        joined = hashlib.sha256(b"".join(bytes.fromhex(part.sha256) for part in parts))
+        return found.get("ChecksumSHA256") == f"{base64.b64encode(joined.digest()).decode()}-{len(parts)}"
+
+    def _abort(self, key: str, upload_id: str) -> None:
+        def abort() -> None:
+            try:
+                self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload_id)
+            except ClientError as error:
+                if _status(error) != 404:
+                    raise
+
+        self._call(Operation.PARTS, key, abort)
+
+    def _sign(
+        self,
+        operation: Literal["get_object", "put_object", "upload_part"],
+        key: str,
+        bound: dict[str, Any],
+        seconds: int,
+        signer: "S3Client | None" = None,
+    ) -> str:
+        try:
+            return (signer or self._signer).generate_presigned_url(
                 operation, Params={"Bucket": self._bucket, "Key": key, **bound}, ExpiresIn=seconds
             )
         except BotoCoreError as error:
@@ -276,6 +400,11 @@ def _config(*, tls: bool) -> Config:
         # under TLS nobody changes a body on its way, so that its SHA-256 need not be signed as well
         s3={"addressing_style": "path", "payload_signing_enabled": not tls},
     )
+
+
+def _checksum(sha256: str) -> str:
+    """A digest as S3 writes it."""
+    return base64.b64encode(bytes.fromhex(sha256)).decode()
 
 
 def _status(error: ClientError) -> int:

@@ -13,7 +13,8 @@ from fedlearn.adapters.http import error_in
 from fedlearn.adapters.transfer import SignedTransfer
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ports import UploadGrant
-from fedlearn.protocol.messages import (
+from fedlearn.protocol.plans import Plan, read_plan
+from fedlearn.protocol.views import (
     Download,
     FleetView,
     Policy,
@@ -24,7 +25,6 @@ from fedlearn.protocol.messages import (
     TaskView,
     VersionView,
 )
-from fedlearn.protocol.plans import Plan, read_plan
 
 Answer = TypeVar("Answer")
 

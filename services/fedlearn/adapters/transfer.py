@@ -22,6 +22,8 @@ _RETRIES = urllib3.Retry(
     raise_on_status=False,
 )
 _TIMEOUT = urllib3.Timeout(connect=10, read=120)
+# the first also bounds how long a storage may pause while it takes a body: of a large one all would have to be sent again
+_LARGE_BYTES, _LARGE_TIMEOUT = 32 << 20, urllib3.Timeout(connect=60, read=300)
 
 
 @contextmanager
@@ -70,11 +72,26 @@ class SignedTransfer:
                 raise self._refusal(response)
         metrics.TRANSFERRED_BYTES.labels(Direction.UP).inc(len(body))
 
+    def store_part(self, grant: UploadGrant, body: bytes) -> str:
+        """PUT a part of an object; returns the tag by which the storage knows it.
+
+        Raises:
+            Refusal, Outage: as `store`.
+        """
+        with _observed(Direction.UP):
+            response = self._request("PUT", grant.url, body=body, headers=dict(grant.headers))
+            tag = response.headers.get("ETag")
+            if response.status != 200 or tag is None:
+                raise self._refusal(response)
+        metrics.TRANSFERRED_BYTES.labels(Direction.UP).inc(len(body))
+        return tag
+
     def _request(
         self, method: str, url: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> urllib3.BaseHTTPResponse:
         try:
-            response = self._pool.request(method, url, body=body, headers=headers)
+            timeout = _LARGE_TIMEOUT if len(body or b"") > _LARGE_BYTES else _TIMEOUT
+            response = self._pool.request(method, url, body=body, headers=headers, timeout=timeout)
         except urllib3.exceptions.HTTPError as error:
             # never the URL: whoever reads it in a log, or in the word of a drop-out, could use it
             reason = getattr(error, "reason", None) or type(error).__name__

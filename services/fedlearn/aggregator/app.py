@@ -37,6 +37,8 @@ def build_app(settings: AggregatorSettings) -> FastAPI:
         upload_seconds=settings.upload_seconds,
         workers=settings.workers,
         pace=hand,
+        save_every=settings.save_every,
+        shard=settings.number,
     )
 
     @asynccontextmanager

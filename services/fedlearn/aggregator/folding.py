@@ -3,11 +3,16 @@
 A refused update leaves the totals untouched. Of a device's updates the first that is folded counts; whatever is told twice is
 folded once. Memory is a small constant times the model, however many updates come. With a robust rule there is no sum: the
 updates are checked and counted as they come, and combined by `gathering` at the close.
+
+Where several aggregators share a round, each has the sum of its own devices' updates, and the one whose number is 0 adds the
+others' sums at the close.
 """
 
 import hashlib
+import os
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
 
@@ -15,10 +20,12 @@ import numpy as np
 
 from fedlearn.aggregator.gathering import Sealed, SealedBlocks, combine, fetchers
 from fedlearn.aggregator.layout import Descriptor, update_key
+from fedlearn.aggregator.partials import Chain, Partials
 from fedlearn.aggregator.strategies import rule_of
+from fedlearn.aggregator.streaming import Checked, Reader
 from fedlearn.core.aggregation import Combined, Tally, Total, WeightedSum
-from fedlearn.core.errors import Code, Refusal
-from fedlearn.core.ids import DeviceId
+from fedlearn.core.errors import Code, Outage, Refusal
+from fedlearn.core.ids import DeviceId, shard_of
 from fedlearn.core.ports import ObjectStore
 from fedlearn.core.robust import Floats
 from fedlearn.core.updates import Update, Vector, validate_update
@@ -29,6 +36,13 @@ from fedlearn.telemetry.metrics import aggregator as metrics
 
 _MAY_PASS = frozenset({Code.UPDATE_MISSING, Code.UPDATE_DIGEST, Code.UPDATE_REPEATED})  # not a fault of the bytes themselves
 
+_CORES = len(os.sched_getaffinity(0))
+_adders = ThreadPoolExecutor(_CORES, thread_name_prefix="add")
+_SPLIT_ELEMENTS = 1 << 23  # a shorter sum is added to by one thread, while the others fetch and open
+_RING_BYTES = 64 << 20
+LARGE_BYTES = 64 << 20  # a larger delta is never in memory as a whole
+_RING_MOST = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
@@ -38,21 +52,35 @@ class Counts:
     refused: Mapping[DeviceId, Code]
 
 
+@dataclass(slots=True)
+class _Half:
+    """A large update of which all windows before `next` are in the sum."""
+
+    device: DeviceId
+    sha256: str
+    checked: Checked
+    next: int = 1
+
+
+class Buffer:
+    """Memory for one update as it lies in storage, and as it is opened."""
+
+    def __init__(self, sealed_bytes: int, parameters: int) -> None:
+        self.sealed = np.empty(sealed_bytes, np.uint8).data
+        self.delta: Vector = np.empty(parameters, np.float32)
+
+
 class Buffers:
-    """Float32 vectors that are used again and again, one per worker at most.
+    """Buffers that are used again and again, one per worker at most: fresh memory costs as much as what is done with it."""
 
-    Args:
-        parameters: their length.
-    """
+    def __init__(self, sealed_bytes: int, parameters: int) -> None:
+        self._sizes, self._free = (sealed_bytes, parameters), list[Buffer]()
 
-    def __init__(self, parameters: int) -> None:
-        self._parameters, self._free = parameters, list[Vector]()
-
-    def take(self) -> Vector:
+    def take(self) -> Buffer:
         # list.pop and list.append are atomic
-        return self._free.pop() if self._free else np.empty(self._parameters, np.float32)
+        return self._free.pop() if self._free else Buffer(*self._sizes)
 
-    def give(self, buffer: Vector) -> None:
+    def give(self, buffer: Buffer) -> None:
         self._free.append(buffer)
 
 
@@ -62,13 +90,26 @@ class Folding:
     Args:
         key: the round's private sealing key.
         updates: the updates bucket.
+        shard: which of the round's aggregators this is.
     """
 
-    def __init__(self, descriptor: Descriptor, plan: Plan, key: SealingKey, updates: ObjectStore) -> None:
-        self.descriptor, self.plan, self.key = descriptor, plan, key
-        self._updates, self._buffers = updates, Buffers(plan.parameters)
-        self._lock = threading.Lock()
+    def __init__(self, descriptor: Descriptor, plan: Plan, key: SealingKey, updates: ObjectStore, *, shard: int = 0) -> None:
+        self.descriptor, self.plan, self.key, self.shard = descriptor, plan, key, shard
+        self._updates, self._buffers = updates, Buffers(self.max_update_bytes + 1, plan.parameters)
+        self._lock = threading.Lock()  # of the names, and held for no longer than it takes to read or write them
+        self._adding = threading.Lock()  # of the sum, and of who is counted
+        self._ring = max(1, min(_RING_MOST, _RING_BYTES // (4 * plan.parameters + 1))) if plan.aggregation.rule is None else 1
+        self._large = 4 * plan.parameters > LARGE_BYTES
+        self._reader = Reader(plan, key, updates)
+        self._half: _Half | None = None
+        self._spoiled = False  # a part of an update is in the sum, and the rest can't be had
+        self._checked: list[tuple[Update, Buffer]] = []  # counted, and added to the sum when there are enough of them
         self._sum: Tally = WeightedSum(plan.parameters) if plan.aggregation.rule is None else Tally()
+        self._partials, self._chain = Partials(descriptor, plan, key, updates, shard), Chain()
+        self._writing = threading.Lock()  # of partial sums
+        self._tried: Chain | None = None  # one whose manifest may have been written, although nobody said so
+        self._others: dict[int, tuple[Partials, Chain, int]] = {}  # the other aggregators' sums, and how many parts are added
+        self._merged: set[int] = set()
         self._examples: dict[DeviceId, int] = {}
         self._folded: dict[DeviceId, str] = {}
         self._refused: dict[DeviceId, Code] = {}
@@ -107,10 +148,11 @@ class Folding:
             if (wrong := self._wrong.get((device, sha256))) is not None:
                 raise Refusal(wrong.code, wrong.detail)
             self._busy.add((device, sha256))
-        buffer = self._buffers.take()
         try:
-            update = self._open(device, sha256, buffer)
-            self._fold(device, sha256, update)
+            if self._large:
+                self._consider_large(device, sha256)
+            else:
+                self._consider_whole(device, sha256)
         except Refusal as refusal:
             with self._lock:
                 if device not in self._folded:
@@ -120,29 +162,136 @@ class Folding:
             metrics.UPDATES.labels(refusal.code).inc()
             raise
         finally:
-            self._buffers.give(buffer)
             with self._lock:
                 self._busy.discard((device, sha256))
+        metrics.UPDATES.labels("folded").inc()
+
+    def mine(self, device: DeviceId) -> bool:
+        """Whether this aggregator takes the device's update."""
+        return shard_of(device, self.descriptor.aggregators) == self.shard
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last partial sum is written, after which nothing is counted any more."""
+        return self._chain.final
+
+    @property
+    def unsaved(self) -> int:
+        """How many updates are in the sum and in no partial sum; 0 with a robust rule, which needs the updates themselves."""
+        if self.plan.aggregation.rule is not None or self._spoiled:
+            return 0
+        with self._lock:
+            return len(self._folded) - self._chain.counted
+
+    def resume(self) -> None:
+        """Go on from the last partial sum in storage; called once, before anything is folded.
+
+        Raises:
+            Refusal: `partial_sum_damaged`.
+            Outage: `storage_unavailable`; what was begun is to be thrown away.
+        """
+        chain = self._partials.read()
+        if chain.manifests and isinstance(self._sum, WeightedSum):
+            for _ in self._partials.load(chain, self._sum):
+                pass
+            self._sum.add_state(chain.manifests[-1].tally)
+            self._chain = chain
+            with self._lock:
+                self._folded.update(chain.contributors)
+        self._partials.tidy(chain, chain.contributors)
+
+    def save(self, *, final: bool = False) -> None:
+        """Write what has been added up as a partial sum, and delete the updates that it counts.
+
+        Args:
+            final: nothing is counted after it.
+
+        Raises:
+            Refusal: `round_conflict` when another process has written one: this one's sum is worth nothing any more.
+            Outage: `storage_unavailable`; it may be called again.
+        """
+        with self._writing:
+            if self.finished or (not final and self.unsaved == 0):
+                return
+            if self._tried is None:
+                with self._adding:
+                    self._add_checked()
+                    assert isinstance(self._sum, WeightedSum), "a robust rule needs the updates themselves"
+                    counted = list(self._folded.items())
+                    new = dict(counted[self._chain.counted :])
+                    chain = self._chain.and_then(new, self._sum.state(), final=final)
+                    self._partials.write_sum(chain, self._sum)
+                self._tried = chain
+            if not self._partials.commit(self._tried):
+                raise Refusal(
+                    Code.ROUND_CONFLICT, f"Another process has written partial sum {self._tried.number} of this round."
+                )
+            self._chain, self._tried = self._tried, None
+            self._partials.tidy(self._chain, self._chain.manifests[-1].contributors)
+        if final and not self.finished:  # what was tried before was not the last
+            self.save(final=True)
+
+    def others(self) -> dict[DeviceId, str]:
+        """Whose updates the round's other aggregators have counted, by digest, once all have closed their part of it.
+
+        Raises:
+            Refusal: `partial_sum_damaged`.
+            Outage: `aggregator_unreachable` while one has not; `storage_unavailable`.
+        """
+        for shard in set(range(self.descriptor.aggregators)) - {self.shard} - self._others.keys():
+            partials = Partials(self.descriptor, self.plan, self.key, self._updates, shard)
+            chain = partials.read()
+            if not chain.final:
+                raise Outage(Code.AGGREGATOR_UNREACHABLE, f"Aggregator {shard} has not closed its part of the round yet.")
+            self._others[shard] = partials, chain, 0
+        return {
+            device: sha256 for shard in sorted(self._others) for device, sha256 in self._others[shard][1].contributors.items()
+        }
 
     def total(self, contributors: Mapping[DeviceId, str]) -> Total:
-        """What exactly these updates give; what is folded already is used if it is exactly that.
+        """What exactly these updates give; what is folded already is used if it is a part of that.
 
         Raises:
             Refusal: when one of them can't be folded any more; `too_few_for_rule`.
-            Outage: `storage_unavailable`.
+            Outage: `storage_unavailable`; `aggregator_unreachable` as `others`.
         """
+        others = self.others()
+        own = [item for item in contributors.items() if item[0] not in others]
+        if {**dict(own), **others} != dict(contributors):
+            raise Refusal(
+                Code.UPDATE_MISSING, "The other aggregators have counted other updates than the round's record names."
+            )
+        folding = self
         with self._lock:
             # in the record's order: a float64 sum in another one may differ in its last bit
-            if list(self._folded.items()) == list(contributors.items()):
-                total = self._sum
-                if isinstance(total, WeightedSum):
-                    return total
-                tally, examples = copy(total), np.array(list(self._examples.values()), np.float64)
-                return Combined(tally, self._combine(contributors, examples))
-        exact = Folding(self.descriptor, self.plan, self.key, self._updates)
-        for device, sha256 in contributors.items():
-            exact.consider(device, sha256)
-        return exact.total(contributors)
+            fits = not self._spoiled and list(self._folded.items()) == own[: len(self._folded)]
+        if not fits:
+            folding = Folding(self.descriptor, self.plan, self.key, self._updates, shard=self.shard)
+            folding.resume()
+        for device, sha256 in own:
+            folding.consider(device, sha256)
+        return folding._total(own, contributors)
+
+    def _total(self, own: list[tuple[DeviceId, str]], contributors: Mapping[DeviceId, str]) -> Total:
+        self.others()
+        with self._adding:
+            self._add_checked()
+            if self._folded != dict(own):
+                raise Refusal(Code.UPDATE_MISSING, "A partial sum counts updates that the round's record does not name.")
+            total = self._sum
+            if isinstance(total, WeightedSum):
+                self._merge_others(total)
+                return total
+            tally, examples = copy(total), np.array(list(self._examples.values()), np.float64)
+            return Combined(tally, self._combine(contributors, examples))
+
+    def _merge_others(self, total: WeightedSum) -> None:
+        for shard in sorted(self._others.keys() - self._merged):
+            partials, chain, added = self._others[shard]
+            for part in partials.load(chain, total, skip=added):
+                self._others[shard] = partials, chain, part + 1
+            total.add_state(chain.manifests[-1].tally)
+            self._merged.add(shard)
 
     def _combine(self, contributors: Mapping[DeviceId, str], examples: Floats) -> Floats:
         aggregation = self.plan.aggregation
@@ -167,17 +316,77 @@ class Folding:
             round=self.descriptor.round,
             device=device,
             plan_digest=self.plan.digest,
-            base_sha256=self.descriptor.base.sha256,
+            base_sha256=self.descriptor.start.sha256,
         )
 
-    def _open(self, device: DeviceId, sha256: str, buffer: Vector) -> Update:
+    def _consider_whole(self, device: DeviceId, sha256: str) -> None:
+        buffer, kept = self._buffers.take(), False
+        try:
+            update = self._open(device, sha256, buffer)
+            with metrics.FOLD_SECONDS.time(), self._adding:
+                self._fold(device, sha256, update, buffer)
+            kept = True  # until it has been added to the sum
+        finally:
+            if not kept:
+                self._buffers.give(buffer)
+
+    def _consider_large(self, device: DeviceId, sha256: str) -> None:
         with metrics.FETCH_SECONDS.time():
             try:
-                blob = self._updates.get(update_key(self.descriptor.id, device, sha256), length=self.max_update_bytes + 1)
+                checked = self._reader.check(update_key(self.descriptor.id, device, sha256), sha256, self._context(device))
             except Refusal as refusal:
                 if refusal.code is Code.NOT_FOUND:
                     raise Refusal(Code.UPDATE_MISSING, f"The update of {device} is not in object storage.") from refusal
                 raise
+        metrics.UPDATES_RECEIVED.inc()
+        metrics.UPDATE_BYTES.inc(checked.opening.header.total_bytes)
+        with metrics.FOLD_SECONDS.time(), self._adding:
+            self._add_rest()
+            if self._folded.get(device) == sha256:  # an outage had come before its last window
+                return
+            self._refuse_another(device)
+            self._half = _Half(device, sha256, checked)
+            self._add_rest()
+
+    def _add_rest(self) -> None:
+        """Add what is left of a large update that was begun."""
+        half = self._half
+        if half is None:
+            return
+        update = half.checked.update
+        try:
+            if isinstance(self._sum, WeightedSum):
+                for window in self._reader.windows(half.checked, half.next):
+                    self._sum.fold_part(window.start, window.delta, update.examples)
+                    half.next += 1
+                self._sum.count(update)
+            else:
+                self._sum.fold(update)
+        except Refusal:  # the storage gives other bytes than a moment ago
+            self._half, self._spoiled = None, half.next > 1
+            raise
+        self._half = None
+        self._count(half.device, half.sha256, update)
+
+    def _refuse_another(self, device: DeviceId) -> None:
+        if device in self._folded:
+            raise Refusal(Code.UPDATE_REPEATED, f"Another update of {device} is counted already.")
+
+    def _count(self, device: DeviceId, sha256: str, update: Update) -> None:
+        with self._lock:
+            self._folded[device] = sha256
+            self._examples[device] = update.examples
+            self._refused.pop(device, None)
+
+    def _open(self, device: DeviceId, sha256: str, buffer: Buffer) -> Update:
+        with metrics.FETCH_SECONDS.time():
+            try:
+                length = self._updates.get_into(update_key(self.descriptor.id, device, sha256), buffer.sealed)
+            except Refusal as refusal:
+                if refusal.code is Code.NOT_FOUND:
+                    raise Refusal(Code.UPDATE_MISSING, f"The update of {device} is not in object storage.") from refusal
+                raise
+        blob = buffer.sealed[:length]
         metrics.UPDATES_RECEIVED.inc()
         metrics.UPDATE_BYTES.inc(len(blob))
         if len(blob) > self.max_update_bytes:
@@ -185,16 +394,26 @@ class Folding:
         with metrics.OPEN_SECONDS.time():
             if hashlib.sha256(blob).hexdigest() != sha256:
                 raise Refusal(Code.UPDATE_DIGEST, f"The update of {device} does not have the digest {sha256}.")
-            update = open_update(blob, key=self.key, context=self._context(device), plan=self.plan, out=buffer)
+            update = open_update(blob, key=self.key, context=self._context(device), plan=self.plan, out=buffer.delta)
             validate_update(update, parameters=self.plan.parameters, max_examples=self.plan.max_examples)
         return update
 
-    def _fold(self, device: DeviceId, sha256: str, update: Update) -> None:
-        with metrics.FOLD_SECONDS.time(), self._lock:
-            if device in self._folded:
-                raise Refusal(Code.UPDATE_REPEATED, f"Another update of {device} is counted already.")
-            self._sum.fold(update)
-            self._folded[device] = sha256
-            self._examples[device] = update.examples
-            self._refused.pop(device, None)
-        metrics.UPDATES.labels("folded").inc()
+    def _fold(self, device: DeviceId, sha256: str, update: Update, buffer: Buffer) -> None:
+        """Count an update; its buffer is given back when it has been added to the sum."""
+        self._refuse_another(device)
+        self._checked.append((update, buffer))
+        self._count(device, sha256, update)
+        if len(self._checked) >= self._ring:
+            self._add_checked()
+
+    def _add_checked(self) -> None:
+        """Add to the sum what waits for it, in one pass over the sum."""
+        self._add_rest()
+        updates = [update for update, _ in self._checked]
+        if isinstance(self._sum, WeightedSum):
+            self._sum.fold_all(updates, _adders if self.plan.parameters >= _SPLIT_ELEMENTS else None, _CORES)
+        else:
+            for update in updates:
+                self._sum.fold(update)
+        while self._checked:
+            self._buffers.give(self._checked.pop()[1])

@@ -4,6 +4,8 @@ Memory is bounded whatever comes: two blocks of `BLOCK_BYTES` and, for each fetc
 updates is larger than a block, it is combined part by part, and fetched anew for each part.
 """
 
+import itertools
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, Protocol
@@ -19,6 +21,8 @@ from fedlearn.protocol.sealing import SealingKey
 
 BLOCK_BYTES = 128 << 20
 _FETCHERS = 8
+_LANES = 8  # parts of a block that are combined at once, as far as there are cores
+_lanes = ThreadPoolExecutor(min(_LANES, os.cpu_count() or 1), thread_name_prefix="combine")
 
 
 class Sealed(NamedTuple):
@@ -119,16 +123,28 @@ def combine(rule: Rule, blocks: Blocks, examples: Floats) -> Floats:
     everyone = range(blocks.updates)
     if isinstance(rule, CoordinateRule):
         for part, rows in blocks.of(everyone):
-            rule.combine(rows, out[part])
+            target = out[part]
+            list(_lanes.map(lambda lane, rows=rows, target=target: rule.combine(rows[:, lane], target[lane]), _cut(rows)))
         return out
-    sums = rule.begin(blocks.updates)
+    sums = [rule.begin(blocks.updates) for _ in range(_LANES)]
     for _, rows in blocks.of(everyone):
-        rule.measure(rows, sums)
-    factors = rule.coefficients(sums, examples)
+        list(_lanes.map(lambda lane, mine, rows=rows: rule.measure(rows[:, lane], mine), _cut(rows), sums))
+    factors = rule.coefficients(sum(sums[1:], start=sums[0]), examples)
     chosen = np.flatnonzero(factors)
     for part, rows in blocks.of([int(number) for number in chosen]):
-        weighted_sum(rows, factors[chosen], out[part])
+        target = out[part]
+        list(
+            _lanes.map(
+                lambda lane, rows=rows, target=target: weighted_sum(rows[:, lane], factors[chosen], target[lane]), _cut(rows)
+            )
+        )
     return out
+
+
+def _cut(rows: Rows) -> list[slice]:
+    """The lanes of a block: as many on every machine, since in another order sums may differ in their last bit."""
+    edges = np.linspace(0, rows.shape[1], _LANES + 1).astype(int)
+    return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
 
 
 def fetchers() -> ThreadPoolExecutor:

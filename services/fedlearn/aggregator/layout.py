@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from fedlearn.core.errors import Code, Refusal
-from fedlearn.core.ids import DeviceId, RoundId, TaskId, is_digest
+from fedlearn.core.ids import MAX_AGGREGATORS, DeviceId, RoundId, TaskId, is_digest
 from fedlearn.protocol.messages import Digest, Model, RoundNumber, TaskName
 
 
@@ -18,8 +18,10 @@ class Descriptor(BaseModel):
     """`round.json`: all that the aggregator needs to take part in a round, in a later process as well.
 
     Args:
+        aggregators: how many share the round; each takes the updates of the devices whose `shard_of` is its number.
         wrapped_key: the round's private sealing key, wrapped under the aggregator's identity; deleting it closes the round's
             updates for ever.
+        served: the file that devices begin with, and whose digest their updates name; None for the base itself.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -29,12 +31,19 @@ class Descriptor(BaseModel):
     round: RoundNumber
     plan: dict[str, Any]
     base: Model
+    served: Model | None = None
+    aggregators: Annotated[int, Field(ge=1, le=MAX_AGGREGATORS)] = 1
     kid: str
     wrapped_key: Annotated[str, Field(description="base64")]
 
     @property
     def id(self) -> RoundId:
         return RoundId(TaskId(self.task), self.round)
+
+    @property
+    def start(self) -> Model:
+        """What devices begin with."""
+        return self.served or self.base
 
     @property
     def wrapped_key_bytes(self) -> bytes:
@@ -66,6 +75,20 @@ def updates_prefix(round_id: RoundId) -> str:
     return round_prefix(round_id) + "updates/"
 
 
+def partials_prefix(round_id: RoundId, shard: int) -> str:
+    return f"{round_prefix(round_id)}partials/{shard}/"
+
+
+def manifest_key(round_id: RoundId, shard: int, number: int) -> str:
+    """The key of the manifest of an aggregator's partial sum `number`, from 1; `shard` is which of the round's it is."""
+    return f"{partials_prefix(round_id, shard)}{number:08d}.json"
+
+
+def sum_key(round_id: RoundId, shard: int, number: int, manifest: str, part: int) -> str:
+    """The key of one part of that sum; it carries the digest of its manifest, so that two of one number never mix."""
+    return f"{partials_prefix(round_id, shard)}{number:08d}-{manifest}/{part:04d}"
+
+
 def update_key(round_id: RoundId, device: DeviceId, sha256: str) -> str:
     """The key of a device's update; it carries the digest, so another update never takes its place."""
     return f"{updates_prefix(round_id)}{device}/{sha256}"
@@ -74,6 +97,11 @@ def update_key(round_id: RoundId, device: DeviceId, sha256: str) -> str:
 def model_key(task: TaskId, number: int, sha256: str) -> str:
     """The key of the model that round `number` publishes (0: what the submitter uploads)."""
     return f"{task}/models/{number:08d}-{sha256}.safetensors"
+
+
+def served_key(base: str) -> str:
+    """The key of a model's copy in float16."""
+    return f"{base.removesuffix('.safetensors')}.float16.safetensors"
 
 
 def state_key(task: TaskId, sha256: str) -> str:

@@ -3,7 +3,8 @@
 from fedlearn.adapters.http import ServiceClient
 from fedlearn.core.errors import Refusal
 from fedlearn.core.ids import RoundId
-from fedlearn.protocol.messages import RoundFailure, RoundResult, RoundView, UpdatesReport
+from fedlearn.protocol.messages import RoundFailure, RoundResult, UpdatesReport
+from fedlearn.protocol.views import RoundView
 
 
 class ServerClient:

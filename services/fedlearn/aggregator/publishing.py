@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedlearn.aggregator.layout import Descriptor, model_key, state_key
+from fedlearn.aggregator.layout import Descriptor, model_key, served_key, state_key
 from fedlearn.aggregator.strategies import optimizer_of
 from fedlearn.core.aggregation import Total
 from fedlearn.core.errors import Code, Refusal
@@ -60,6 +60,24 @@ class Publisher:
         return RoundResult(
             model=Model.of(ref), contributors=tuple(contributors), examples=total.examples, metrics=total.metrics()
         )
+
+    def serve(self, base: Model, plan: Plan) -> Model | None:
+        """The copy of a base for devices as the plan wants it, written anew with the same bytes if it is there; None for none.
+
+        Raises:
+            Refusal: `model_mismatch` when the base is not what it should be, or a weight is beyond float16.
+            Outage: `storage_unavailable`.
+        """
+        if plan.model_encoding == "float32":
+            return None
+        known = self._last is not None and self._last.sha256 == base.sha256
+        weights = self._last.weights if known and self._last else decode_vector(self._get(base.key, base.sha256), plan)
+        body = encode_model(unflatten(weights, plan), plan, encoding=plan.model_encoding)
+        served = Model(
+            version=base.version, key=served_key(base.key), sha256=hashlib.sha256(body).hexdigest(), size_bytes=len(body)
+        )
+        self._models.put(served.key, body)
+        return served
 
     def _base(self, descriptor: Descriptor, plan: Plan) -> _Base:
         base = descriptor.base

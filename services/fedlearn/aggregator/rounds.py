@@ -27,13 +27,13 @@ from fedlearn.aggregator.layout import (
     model_key,
     read_round,
     read_update,
-    update_key,
     updates_prefix,
 )
 from fedlearn.aggregator.pace import AtOnce, Pace
 from fedlearn.aggregator.peers import ServerClient
 from fedlearn.aggregator.publishing import Publisher
 from fedlearn.aggregator.sweeping import Sweeper
+from fedlearn.aggregator.uploads import UploadDesk
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.ports import ObjectStore, StoredObject, UploadGrant
@@ -58,6 +58,7 @@ class OpenRound:
         self.closing: asyncio.Task[None] | None = None
         self.result: RoundResult | None = None
         self.published = False
+        self.saving = False
         self.closed_before = False
         self.folds: set[asyncio.Task[None]] = set()
         self.work: set[asyncio.Task[None]] = set()
@@ -80,6 +81,8 @@ class Rounds:
         min_cohort: no aggregate of fewer distinct devices is published.
         upload_seconds: how long upload URLs are valid.
         pace: holds back folding and reporting in the walk-through.
+        save_every: after so many updates a round's sum is written to storage, and they are deleted.
+        shard: this aggregator's number; the one whose number is 0 publishes.
     """
 
     def __init__(
@@ -93,10 +96,14 @@ class Rounds:
         upload_seconds: int,
         workers: int,
         pace: Pace | None = None,
+        save_every: int = 100,
+        shard: int = 0,
     ) -> None:
         self._models, self._updates, self._identity, self._server = models, updates, identity, server
         self._min_cohort, self._upload_seconds = min_cohort, upload_seconds
+        self.desk = UploadDesk(updates, upload_seconds)
         self._publisher, self._pace = Publisher(models), pace or AtOnce()
+        self._save_every, self._shard = save_every, shard
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="fold")
         self._rounds: dict[RoundId, OpenRound] = {}
         self._sweeper = Sweeper(updates, self._threads, upload_seconds)
@@ -170,8 +177,11 @@ class Rounds:
             else:
                 await self._open_new(round_id, opening, plan)
         round_ = self._rounds[round_id]
-        if round_.folding.plan.digest != plan.digest or round_.folding.descriptor.base != opening.base:
-            raise Refusal(Code.ROUND_CONFLICT, f"Round {round_id} is open with another plan or base model.")
+        known = round_.folding.descriptor
+        if (round_.folding.plan.digest, known.base, known.aggregators) != (plan.digest, opening.base, opening.aggregators):
+            raise Refusal(
+                Code.ROUND_CONFLICT, f"Round {round_id} is open with another plan, base model or number of aggregators."
+            )
         return round_
 
     async def close(self, round_id: RoundId) -> OpenRound:
@@ -230,22 +240,6 @@ class Rounds:
         """The round's sealing key with this aggregator's word for it; raises as `find`."""
         return self.find(round_id).folding.key.sign(self._identity)
 
-    def grant(self, round_: OpenRound, device: DeviceId, size_bytes: int, sha256: str) -> UploadGrant:
-        """A signed URL for exactly these bytes.
-
-        Raises:
-            Refusal: `update_too_large`, or `update_repeated` when another update of the device is counted.
-        """
-        if size_bytes > round_.folding.max_update_bytes:
-            metrics.UPDATES.labels(Code.UPDATE_TOO_LARGE).inc()
-            raise Refusal(Code.UPDATE_TOO_LARGE, f"An update of this plan has at most {round_.folding.max_update_bytes} bytes.")
-        counted = round_.folding.folded_digest(device)
-        if counted not in (None, sha256):
-            metrics.UPDATES.labels(Code.UPDATE_REPEATED).inc()
-            raise Refusal(Code.UPDATE_REPEATED, f"An update of {device} is counted already.")
-        key = update_key(round_.id, device, sha256)
-        return self._updates.sign_put(key, size_bytes=size_bytes, sha256=sha256, seconds=self._upload_seconds)
-
     def uploaded(self, round_: OpenRound, device: DeviceId, sha256: str) -> None:
         """Take the hint that an update lies in storage."""
         spawn(self._fold(round_, device, sha256), round_.folds)
@@ -257,18 +251,21 @@ class Rounds:
         return next(reversed(self._rounds.values()), None)
 
     async def senders(self, round_: OpenRound) -> frozenset[DeviceId]:
-        """Whose updates lie in storage."""
-        return frozenset(device for device, _ in await self._stored(round_))
+        """Whose updates lie in storage, by themselves or in a partial sum."""
+        return frozenset(device for device, _ in await self._stored(round_)) | round_.folding.counts().folded.keys()
 
     # --- opening and recovery
 
     async def _open_new(self, round_id: RoundId, opening: RoundOpening, plan: Plan) -> None:
+        served = await self._in_thread(self._publisher.serve, opening.base, plan)
         key = await self._in_thread(SealingKey.generate, round_id)
         descriptor = Descriptor(
             task=round_id.task,
             round=round_id.number,
             plan=opening.plan,
             base=opening.base,
+            aggregators=opening.aggregators,
+            served=served,
             kid=key.kid,
             wrapped_key=base64.b64encode(key.wrap(self._identity)).decode(),
         )
@@ -276,7 +273,7 @@ class Rounds:
         if not written:
             await self._resume(round_id)
             return
-        self._begin(Folding(descriptor, plan, key, self._updates))
+        self._begin(self._folding(descriptor, plan, key))
 
     async def _find_again(self, round_id: RoundId) -> OpenRound:
         """The round in memory, or else by its descriptor in storage."""
@@ -290,15 +287,22 @@ class Rounds:
         except (Refusal, ValidationError) as error:
             raise Refusal(Code.ROUND_UNKNOWN, f"Round {round_id} has no readable descriptor in storage.") from error
         key = SealingKey.unwrap(self._identity, descriptor.wrapped_key_bytes, round_id)
-        round_ = self._begin(Folding(descriptor, read_plan(json.dumps(descriptor.plan)), key, self._updates))
+        folding = self._folding(descriptor, read_plan(json.dumps(descriptor.plan)), key)
+        await self._in_thread(folding.resume)
+        round_ = self._begin(folding)
         _log.info("round recovered", round=str(round_id))
-        if await self._in_thread(self._updates.size, close_key(round_id)) is not None:
+        if folding.finished:
+            self._close(round_)
+        elif self._shard == 0 and await self._in_thread(self._updates.size, close_key(round_id)) is not None:
             round_.closed_before = True
             self._close(round_)
         else:
             await self.fold_stored(round_, wait=False)
             round_.counted.set()  # a server whose round has ended without us lets us sweep it
         return round_
+
+    def _folding(self, descriptor: Descriptor, plan: Plan, key: SealingKey) -> Folding:
+        return Folding(descriptor, plan, key, self._updates, shard=self._shard)
 
     def _begin(self, folding: Folding) -> OpenRound:
         round_ = self._rounds[folding.descriptor.id] = OpenRound(folding)
@@ -315,10 +319,31 @@ class Rounds:
             except Refusal as refusal:
                 _log.warning("update refused", code=refusal.code, detail=refusal.detail)
             round_.counted.set()
+            if round_.accepting and not round_.saving and round_.folding.unsaved >= self._save_every:
+                round_.saving = True
+                spawn(self._save(round_), round_.folds)
+
+    async def _save(self, round_: OpenRound) -> None:
+        try:
+            await persist(lambda: self._in_thread(round_.folding.save))
+        except Refusal as refusal:
+            _log.error("partial sum not written", round=str(round_.id), code=refusal.code, detail=refusal.detail)
+            await self._begin_anew(round_)
+        finally:
+            round_.saving = False
+
+    async def _begin_anew(self, round_: OpenRound) -> None:
+        """Drop what is in memory for what is in storage."""
+        async with self._opening:
+            await persist(partial(self._resume, round_.id))
+        for task in self._tasks(round_):
+            if task is not asyncio.current_task():
+                task.cancel()
 
     async def _stored(self, round_: OpenRound) -> list[tuple[DeviceId, str]]:
         stored = await persist(lambda: self._in_thread(self._updates.list, updates_prefix(round_.id)))
-        return [read_update(round_.id, update.key) for update in stored]
+        named = [read_update(round_.id, update.key) for update in stored]
+        return [(device, sha256) for device, sha256 in named if round_.folding.mine(device)]
 
     async def fold_stored(self, round_: OpenRound, *, wait: bool = True) -> None:
         """Fold what lies in storage, hinted at or not."""
@@ -350,6 +375,9 @@ class Rounds:
     async def _finish(self, round_: OpenRound) -> None:
         with about(round=str(round_.id)), metrics.PUBLISH_SECONDS.time():
             try:
+                if round_.folding.shard != 0:
+                    await self._hand_over(round_)
+                    return
                 if round_.result is None:
                     round_.result = await persist(lambda: self._result(round_))
                 result = round_.result
@@ -361,11 +389,19 @@ class Rounds:
                 _log.error("round has no result", code=refusal.code, detail=refusal.detail)
                 await self._tell_failure(round_.id, refusal)
 
+    async def _hand_over(self, round_: OpenRound) -> None:
+        """Leave this aggregator's part of the sum in storage, where the first aggregator finds it."""
+        await persist(lambda: self.fold_stored(round_))
+        await persist(lambda: self._in_thread(partial(round_.folding.save, final=True)))
+        round_.published = True
+        _log.info("part of the sum handed over", contributors=len(round_.folding.counts().folded))
+
     async def _result(self, round_: OpenRound) -> RoundResult:
         if round_.closed_before:
             return await self._publish(round_, await self._close_record(round_.id))
         await self.fold_stored(round_)
-        record = CloseRecord(contributors=dict(round_.folding.counts().folded))
+        others = await self._in_thread(round_.folding.others)
+        record = CloseRecord(contributors={**round_.folding.counts().folded, **others})
         # the model may be written beside its record: it counts only once it is reported, and that comes after both
         written, result = await asyncio.gather(
             self._in_thread(self._updates.put_once, close_key(round_.id), record.model_dump_json().encode()),

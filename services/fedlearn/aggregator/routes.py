@@ -14,7 +14,6 @@ from fedlearn.aggregator.rounds import OpenRound, Rounds
 from fedlearn.config import AggregatorSettings
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId, device_id
-from fedlearn.core.ports import UploadGrant
 from fedlearn.protocol.messages import (
     ModelUpload,
     ModelUploadRequest,
@@ -26,6 +25,7 @@ from fedlearn.protocol.messages import (
     UploadDone,
     UploadRequest,
 )
+from fedlearn.protocol.parts import PartGrant, PartsDone, PartsRequest, PartsUpload
 from fedlearn.protocol.sealing import SignedSealingKey
 from fedlearn.protocol.tickets import TicketVerifier
 
@@ -40,7 +40,14 @@ def server_routes(rounds: Rounds, gate: Gate, settings: AggregatorSettings) -> A
     @router.put(
         "/rounds/{task}/{number}",
         summary="Open a round.",
-        responses=problems(*refusals, Code.PLAN_INVALID, Code.COHORT_TOO_SMALL, Code.ROUND_CONFLICT, Code.AGGREGATOR_KEY_LOST),
+        responses=problems(
+            *refusals,
+            Code.PLAN_INVALID,
+            Code.COHORT_TOO_SMALL,
+            Code.MODEL_MISMATCH,
+            Code.ROUND_CONFLICT,
+            Code.AGGREGATOR_KEY_LOST,
+        ),
     )
     async def open_round(task: TaskName, number: RoundNumber, opening: RoundOpening) -> RoundOpen:
         return _shown(await rounds.open(RoundId(TaskId(task), number), opening))
@@ -73,6 +80,7 @@ def device_routes(rounds: Rounds, gate: Gate, tickets: TicketVerifier, settings:
     router = APIRouter(prefix="/v1/rounds/{task}/{number}", tags=["devices"])
     Device = Annotated[Caller, Depends(gate.admit(settings.identity.device))]  # noqa: N806 - a type
     refusals = (*BY_TOKEN, Code.UPDATE_LATE, Code.AGGREGATOR_UNREACHABLE)
+    storage = (Code.STORAGE_UNAVAILABLE, Code.STORAGE_DENIED)
     by_ticket = (Code.TICKET_INVALID, Code.TICKET_EXPIRED, Code.TICKET_FOREIGN, Code.SERVER_UNREACHABLE)
 
     async def admitted(task: str, number: int, caller: Caller, slot: int | None, ticket: str) -> tuple[OpenRound, DeviceId]:
@@ -80,8 +88,10 @@ def device_routes(rounds: Rounds, gate: Gate, tickets: TicketVerifier, settings:
         granted = await run_in_threadpool(tickets.verify, ticket, device=device, task=task, round=number, now=time.time())
         round_ = rounds.admit(RoundId(TaskId(task), number))
         folding = round_.folding
-        if (granted.plan_digest, granted.base_sha256) != (folding.plan.digest, folding.descriptor.base.sha256):
+        if (granted.plan_digest, granted.base_sha256) != (folding.plan.digest, folding.descriptor.start.sha256):
             raise Refusal(Code.TICKET_FOREIGN, "The ticket is for another plan or base model than the round's.")
+        if granted.aggregator != folding.shard or not folding.mine(device):
+            raise Refusal(Code.TICKET_FOREIGN, f"The ticket is for aggregator {granted.aggregator}; this is {folding.shard}.")
         return round_, device
 
     @router.get("/sealing-key", summary="What updates of this round are sealed to.", responses=problems(*refusals))
@@ -97,8 +107,31 @@ def device_routes(rounds: Rounds, gate: Gate, tickets: TicketVerifier, settings:
         task: TaskName, number: RoundNumber, request: UploadRequest, caller: Device, ticket: TicketHeader
     ) -> Upload:
         round_, device = await admitted(task, number, caller, request.slot, ticket)
-        given: UploadGrant = rounds.grant(round_, device, request.size_bytes, request.sha256)
+        given = rounds.desk.grant(round_.folding, device, request.size_bytes, request.sha256)
         return Upload(url=given.url, headers=dict(given.headers), valid_seconds=settings.upload_seconds)
+
+    @router.post(
+        "/uploads/parts",
+        summary="Ask where the parts of a large update may go.",
+        responses=problems(*refusals, *by_ticket, *storage, Code.UPDATE_TOO_LARGE, Code.UPDATE_REPEATED),
+    )
+    async def grant_parts(
+        task: TaskName, number: RoundNumber, request: PartsRequest, caller: Device, ticket: TicketHeader
+    ) -> PartsUpload:
+        round_, device = await admitted(task, number, caller, request.slot, ticket)
+        upload_id, grants = await run_in_threadpool(rounds.desk.grant_parts, round_.folding, device, request)
+        parts = tuple(PartGrant(url=given.url, headers=dict(given.headers)) for given in grants)
+        return PartsUpload(upload_id=upload_id, parts=parts, valid_seconds=settings.upload_seconds)
+
+    @router.post(
+        "/uploads/parts/done",
+        status_code=204,
+        summary="All parts have arrived: make them one update.",
+        responses=problems(*refusals, *by_ticket, *storage, Code.UPDATE_TOO_LARGE, Code.UPDATE_MISSING, Code.UPDATE_REPEATED),
+    )
+    async def join_parts(task: TaskName, number: RoundNumber, joined: PartsDone, caller: Device, ticket: TicketHeader) -> None:
+        round_, device = await admitted(task, number, caller, joined.slot, ticket)
+        await run_in_threadpool(rounds.desk.join_parts, round_.folding, device, joined)
 
     @router.post(
         "/uploads/done",
@@ -114,4 +147,5 @@ def device_routes(rounds: Rounds, gate: Gate, tickets: TicketVerifier, settings:
 
 
 def _shown(round_: OpenRound) -> RoundOpen:
-    return RoundOpen(task=round_.id.task, round=round_.id.number, kid=round_.folding.key.kid, state=round_.state)
+    served = round_.folding.descriptor.served
+    return RoundOpen(task=round_.id.task, round=round_.id.number, kid=round_.folding.key.kid, state=round_.state, served=served)

@@ -37,5 +37,6 @@ class Sweeper:
         await self.later(round_id)
 
     def _sweep(self, round_id: RoundId) -> None:
+        self._updates.drop_parts(round_prefix(round_id))
         stored = [found.key for found in self._updates.list(round_prefix(round_id))]
         self._updates.delete(sorted(stored, key=lambda key: key != descriptor_key(round_id)))

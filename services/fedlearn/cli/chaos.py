@@ -13,6 +13,8 @@ from rich.console import Console
 
 from fedlearn.core.errors import Code, SetupError
 
+_TABLE_WIDTH = 120
+
 
 def add_to(app: typer.Typer) -> None:
     """Add `chaos`."""
@@ -20,30 +22,42 @@ def add_to(app: typer.Typer) -> None:
 
 
 def chaos(
-    kills: Annotated[int, typer.Option(min=1, help="How many SIGKILLs.")] = 20,
+    kills: Annotated[int, typer.Option(min=0, help="How many SIGKILLs.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Of the updates, and of who is killed when.")] = 0,
     devices: Annotated[int, typer.Option(min=3, max=64, help="Device processes; one less is a round's goal.")] = 5,
+    outage_seconds: Annotated[
+        float, typer.Option(min=0, max=60, help="How long storage and database are away once in each phase; 0: never.")
+    ] = 0.0,
+    aggregators: Annotated[int, typer.Option(min=1, max=8, help="Aggregators that share each round.")] = 1,
     out: Annotated[Path | None, typer.Option(help="A new directory for state and logs. Default: below runs/.")] = None,
 ) -> None:
-    """Kill server, aggregator, devices and storage while rounds run, and check every version against a replay."""
+    """Kill server, aggregator, devices and storage while rounds run, and check every version against a replay.
+
+    With --outage-seconds storage and database are taken away as well, in each phase.
+    """
     try:
         from fedlearn.local.chaos import TASK, Arena, Kill, fire
         from fedlearn.local.chaos_checks import faults, kill_table, orphans, recovery_table
+        from fedlearn.local.chaos_outages import KINDS, outages
     except ModuleNotFoundError as error:
         raise SetupError(
             Code.SETTING_INVALID, f"'fedlearn chaos' needs {error.name}: install fedlearn[local,learning]."
         ) from error
     console = Console(soft_wrap=True)
+    console.width = max(console.width, _TABLE_WIDTH)
     directory = (out or Path("runs") / f"chaos-{datetime.now(UTC):%Y%m%d-%H%M%S}").absolute()
     if directory.exists():
         raise SetupError(Code.SETTING_INVALID, f"--out {directory} exists already: choose another directory.")
 
     def say(kill: Kill) -> None:
-        console.print(f"round {kill.round}, {kill.phase}: {kill.name} killed, ready again after {kill.back_seconds:.2f} s")
+        what = kill.name if kill.name in KINDS else f"{kill.name} killed"
+        console.print(f"round {kill.round}, {kill.phase}: {what}, ready again after {kill.back_seconds:.2f} s")
 
-    with Arena(directory, devices, seed) as arena:
+    with Arena(directory, devices, seed, aggregators=aggregators) as arena:
         arena.submit(goal=devices - 1)
         done = fire(arena, kills, random.Random(seed), say)  # noqa: S311 - a repeatable choice
+        if outage_seconds:
+            done += outages(arena, outage_seconds, say)
         arena.end()
         wrong = faults(arena)
         tables = [kill_table(arena, done), recovery_table(arena, done)]
@@ -53,7 +67,9 @@ def chaos(
         console.print(table)
         console.print()
     committed = sum(round_.reason is None for round_ in rounds)
-    console.print(f"{len(done)} kills; {committed} rounds committed, {len(rounds) - committed} abandoned with their reasons.")
+    console.print(
+        f"{len(done)} kills and outages; {committed} rounds committed, {len(rounds) - committed} abandoned with their reasons."
+    )
     if wrong:
         console.print("\n".join(wrong))
         console.print(f"State and logs: {directory}")

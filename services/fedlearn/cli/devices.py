@@ -12,7 +12,7 @@ from rich.table import Table
 from fedlearn.adapters.operator import OperatorClient
 from fedlearn.cli.show import DEFAULT_SERVER, ServerOption
 from fedlearn.core.errors import Code, SetupError
-from fedlearn.protocol.messages import DeviceView, FleetView
+from fedlearn.protocol.views import DeviceView, FleetView
 
 app = typer.Typer(help="Devices: list them, change how many there are.")
 _MOST_DEVICES = 100_000

@@ -19,6 +19,7 @@ LearningRate = Annotated[float, typer.Option(help="The devices' learning rate.")
 Seed = Annotated[int, typer.Option(help="Makes model, shards and training repeatable.")]
 TargetAccuracy = Annotated[float | None, typer.Option(help="End as soon as a version reaches it on the test set.")]
 Processes = Annotated[int | None, typer.Option(help="Processes that host the devices. Default: one per core.")]
+Aggregators = Annotated[int, typer.Option(help="Aggregators that share each round; a robust rule uses the first alone.")]
 Learner = Annotated[str, typer.Option(help="keras, or synthetic: random updates, to try the system alone.")]
 Port = Annotated[int, typer.Option(help="0: any free one.")]
 

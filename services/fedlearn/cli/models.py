@@ -25,8 +25,8 @@ from fedlearn.cli.show import (
     say,
 )
 from fedlearn.core.errors import Code, Refusal, SetupError
-from fedlearn.protocol.messages import VersionView
 from fedlearn.protocol.tensors import decode_model
+from fedlearn.protocol.views import VersionView
 
 app = typer.Typer(help="Model versions of a running server.", no_args_is_help=True)
 VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="A number or a label.")]

@@ -21,8 +21,8 @@ from fedlearn.cli.show import (
     seconds,
 )
 from fedlearn.core.rounds import Phase, Standing
-from fedlearn.protocol.messages import ParticipantView, RoundView, VersionView
 from fedlearn.protocol.problems import CATALOGUE
+from fedlearn.protocol.views import ParticipantView, RoundView, VersionView
 from fedlearn.reporting.following import Follower
 from fedlearn.reporting.history import figures
 from fedlearn.reporting.progress import Progress, table

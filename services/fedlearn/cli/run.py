@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fedlearn.cli.codecs import CodecOption, KeepOption, ModelEncodingOption
 from fedlearn.cli.machine import (
+    Aggregators,
     Alpha,
     BatchSize,
     DataDir,
@@ -47,9 +49,13 @@ def run(
     robust: RobustOption = None,
     strategy_option: StrategyOptions = None,
     proximal_mu: ProximalOption = 0.0,
+    codec: CodecOption = "int8",
+    keep_fraction: KeepOption = None,
+    model_encoding: ModelEncodingOption = "float32",
     seed: Seed = 0,
     target_accuracy: TargetAccuracy = None,
     processes: Processes = None,
+    aggregators: Aggregators = 1,
     learner: Learner = "keras",
     out: Annotated[Path | None, typer.Option(help="A new directory for model, summary and logs. Default: below runs/.")] = None,
     summary: Annotated[Path | None, typer.Option(help="Write the summary (JSON) there. Default: below --out.")] = None,
@@ -75,9 +81,13 @@ def run(
         robust=robust,
         strategy_option=tuple(strategy_option or ()),
         proximal_mu=proximal_mu,
+        codec=codec,
+        keep_fraction=keep_fraction,
+        model_encoding=model_encoding,
         seed=seed,
         target_accuracy=target_accuracy,
         processes=processes,
+        aggregators=aggregators,
         learner=learner,
         out=out,
         summary=summary,

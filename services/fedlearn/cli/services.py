@@ -2,6 +2,7 @@
 
 # ruff: noqa: PLC0415 - the server's and the aggregator's images hold no TensorFlow, the device's no database
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,8 @@ def server(host: Host = None, port: PortOption = None) -> None:
 
 def aggregator(host: Host = None, port: PortOption = None) -> None:
     """Start the secure aggregator: opens and folds updates, publishes models."""
+    # it divides its work among the cores itself; threads of BLAS that wait for each other cost 20 times what they do
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when numpy is imported
     from fedlearn.aggregator.app import main
 
     main(load(AggregatorSettings, host=host, port=port))

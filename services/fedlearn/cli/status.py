@@ -8,7 +8,7 @@ from rich.console import Console
 from fedlearn.adapters.operator import OperatorClient
 from fedlearn.cli.show import DEFAULT_SERVER, JsonOption, ServerOption, make_table, number, percent, print_json, say
 from fedlearn.core.errors import Code, Outage, Refusal
-from fedlearn.protocol.messages import RoundView, TaskView, VersionView
+from fedlearn.protocol.views import RoundView, TaskView, VersionView
 
 
 def add_to(app: typer.Typer) -> None:

@@ -11,13 +11,14 @@ import typer
 from rich.console import Console
 
 from fedlearn.adapters.operator import OperatorClient
+from fedlearn.cli.codecs import CodecOption, KeepOption, ModelEncodingOption
 from fedlearn.cli.show import DEFAULT_SERVER, JsonOption, ServerOption, TokenOption, make_table, percent, print_json, say
 from fedlearn.cli.strategies import ProximalOption, RobustOption, StrategyOption, StrategyOptions
 from fedlearn.core.errors import Code, Outage, Refusal, SetupError
 from fedlearn.protocol.aggregations import name_aggregation, read_options
-from fedlearn.protocol.messages import Policy, VersionView
-from fedlearn.protocol.plans import LocalTraining
+from fedlearn.protocol.plans import LocalTraining, name_codec, read_model_encoding
 from fedlearn.protocol.tensors import encode_model
+from fedlearn.protocol.views import Policy, VersionView
 
 app = typer.Typer(help="Tasks of a running server.", no_args_is_help=True)
 Result = TypeVar("Result")
@@ -81,6 +82,9 @@ def submit_builtin(
     robust: RobustOption = None,
     strategy_option: StrategyOptions = None,
     proximal_mu: ProximalOption = 0.0,
+    codec: CodecOption = "int8",
+    keep_fraction: KeepOption = None,
+    model_encoding: ModelEncodingOption = "float32",
     over_selection: Annotated[float, typer.Option(help="Devices selected for each report wanted.")] = 1.3,
     min_fraction: Annotated[float, typer.Option(help="Of --devices: fewer reports abandon the round.")] = 0.8,
     selection_timeout_seconds: float = 60.0,
@@ -100,7 +104,14 @@ def submit_builtin(
         proximal_mu=proximal_mu,
     )
     keras_model = build(model, seed)
-    plan = make_plan(keras_model, dataset=dataset, training=training, aggregation=aggregation)
+    plan = make_plan(
+        keras_model,
+        dataset=dataset,
+        training=training,
+        update=name_codec(codec, keep_fraction),
+        model_encoding=read_model_encoding(model_encoding),
+        aggregation=aggregation,
+    )
     version_0 = encode_model(get_weights(keras_model, plan), plan)
     policy = Policy(
         goal=devices,

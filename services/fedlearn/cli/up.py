@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from fedlearn.cli.machine import (
+    Aggregators,
     Alpha,
     BatchSize,
     DataDir,
@@ -48,6 +49,7 @@ def up(
     seed: Seed = 0,
     target_accuracy: TargetAccuracy = None,
     processes: Processes = None,
+    aggregators: Aggregators = 1,
     learner: Learner = "keras",
     out: Annotated[
         Path | None, typer.Option(help="For logs and state; one that `up` has left goes on. Default: below runs/.")
@@ -78,6 +80,7 @@ def up(
         seed=seed,
         target_accuracy=target_accuracy,
         processes=processes,
+        aggregators=aggregators,
         learner=learner,
         out=out,
         server_port=server_port,

@@ -3,16 +3,20 @@
 FedAvg, McMahan et al. 2017, algorithm 1: w_{t+1} = w_t + sum_k (n_k / n) delta_k.
 """
 
+from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from fedlearn.core.errors import Code, Refusal
-from fedlearn.core.updates import Update
+from fedlearn.core.updates import Update, Vector
 
-_WINDOW = 1 << 16  # elements; a window of the sum, of the delta and of the product stay in the L2 cache
+_WINDOW = 1 << 14  # elements; a window of the sum and of `_TOGETHER` deltas, in float64, stay near the L2 cache
+_TOGETHER = 8
+_SPAN = 1 << 18  # elements; a shorter vector is not worth a second thread
 
 
 class Total(Protocol):
@@ -26,6 +30,15 @@ class Total(Protocol):
         ...
 
     def metrics(self) -> dict[str, float]: ...
+
+
+class TallyState(NamedTuple):
+    """What a tally has counted; `metrics` are sums over the held-out examples."""
+
+    examples: int
+    updates: int
+    holdout_examples: int
+    metrics: dict[str, float]
 
 
 @dataclass(slots=True)
@@ -51,11 +64,15 @@ class Tally:
             return {}
         return {name: value / self.holdout_examples for name, value in self._metrics.items()}
 
-    def _merge(self, other: "Tally") -> None:
-        self.examples += other.examples
-        self.updates += other.updates
-        self.holdout_examples += other.holdout_examples
-        for name, value in other._metrics.items():
+    def state(self) -> TallyState:
+        return TallyState(self.examples, self.updates, self.holdout_examples, dict(self._metrics))
+
+    def add_state(self, state: TallyState) -> None:
+        """Count what another tally has counted."""
+        self.examples += state.examples
+        self.updates += state.updates
+        self.holdout_examples += state.holdout_examples
+        for name, value in state.metrics.items():
             self._metrics[name] = self._metrics.get(name, 0.0) + value
 
 
@@ -69,21 +86,45 @@ class WeightedSum(Tally):
 
     parameters: int
     _sum: npt.NDArray[np.float64] = field(init=False, repr=False)
-    _product: npt.NDArray[np.float64] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._sum = np.zeros(self.parameters, dtype=np.float64)
-        self._product = np.empty(min(_WINDOW, self.parameters), dtype=np.float64)
 
     def fold(self, update: Update) -> None:
         """Add one validated update (see `validate_update`), in place."""
-        weight = float(update.examples)
-        for start in range(0, self.parameters, _WINDOW):
-            delta = update.delta[start : start + _WINDOW]
-            product = self._product[: len(delta)]
-            np.multiply(delta, weight, out=product, dtype=np.float64)  # in float32 the product would lose what the sum keeps
-            self._sum[start : start + len(delta)] += product
-        Tally.fold(self, update)
+        self.fold_all([update])
+
+    def fold_all(self, updates: Sequence[Update], threads: Executor | None = None, cores: int = 1) -> None:
+        """Add validated updates, in place; to the last bit what folding one after the other gives, but in fewer passes.
+
+        Args:
+            threads: where up to `cores` parts of the vector are added at once; not those that the caller runs in.
+        """
+        groups = [updates[first : first + _TOGETHER] for first in range(0, len(updates), _TOGETHER)]
+        cores = max(1, min(cores, self.parameters // _SPAN)) if threads is not None else 1
+        step = -(-self.parameters // cores)
+        parts = [range(first, min(first + step, self.parameters)) for first in range(0, self.parameters, step)]
+        if threads is None or len(parts) < 2:
+            self._add(groups, range(self.parameters))
+        else:
+            list(threads.map(lambda part: self._add(groups, part), parts))
+        for update in updates:
+            Tally.fold(self, update)
+
+    def _add(self, groups: Sequence[Sequence[Update]], part: range) -> None:
+        # a row of one element alone would be summed in another order
+        rows = np.empty((1 + max(map(len, groups), default=0), max(2, min(_WINDOW, len(part)))))
+        factors = [np.array([1.0, *(update.examples for update in group)]) for group in groups]
+        for start in range(part.start, part.stop, _WINDOW):
+            end = min(start + _WINDOW, part.stop)
+            total, wide = self._sum[start:end], rows[:, : end - start]
+            for group, weights in zip(groups, factors, strict=True):
+                # the sum so far is the first row, so that what is added together is added in the order of arrival; einsum
+                # multiplies and adds row by row, and in float64: in float32 the product would lose what the sum keeps
+                wide[0] = total
+                for row, update in enumerate(group, start=1):
+                    wide[row] = update.delta[start:end]
+                np.einsum("i,ij->j", weights, wide[: len(weights)], out=total)
 
     def __add__(self, other: "WeightedSum") -> "WeightedSum":
         if self.parameters != other.parameters:
@@ -91,8 +132,27 @@ class WeightedSum(Tally):
         merged = WeightedSum(self.parameters)
         np.add(self._sum, other._sum, out=merged._sum)
         for part in (self, other):
-            merged._merge(part)
+            merged.add_state(part.state())
         return merged
+
+    def part(self, start: int, elements: int) -> npt.NDArray[np.float64]:
+        """A view of the sum."""
+        return self._sum[start : start + elements]
+
+    def fold_part(self, start: int, delta: Vector, examples: int) -> None:
+        """Add a part of an update, in place; to the last bit what `fold` adds there. `count` belongs to it."""
+        for first in range(0, len(delta), _WINDOW):
+            part = delta[first : first + _WINDOW]
+            # in float32 the product would lose what the sum keeps
+            self._sum[start + first : start + first + len(part)] += np.multiply(part, float(examples), dtype=np.float64)
+
+    def count(self, update: Update) -> None:
+        """Count an update whose delta was added by `fold_part`."""
+        Tally.fold(self, update)
+
+    def add_part(self, start: int, values: npt.NDArray[np.float64]) -> None:
+        """Add a part of another sum, in place; what that sum has counted comes by `add_state`."""
+        self._sum[start : start + len(values)] += values
 
     def mean(self) -> npt.NDArray[np.float64]:
         """The weighted mean delta, shape (parameters,).

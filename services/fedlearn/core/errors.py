@@ -53,6 +53,7 @@ class Code(StrEnum):
     TOO_FEW_FOR_RULE = "too_few_for_rule"
     AGGREGATE_NOT_FINITE = "aggregate_not_finite"
     AGGREGATOR_KEY_LOST = "aggregator_key_lost"
+    PARTIAL_SUM_DAMAGED = "partial_sum_damaged"
     AGGREGATOR_UNREACHABLE = "aggregator_unreachable"
     AGGREGATION_TIMEOUT = "aggregation_timeout"
     TASK_CANCELLED = "task_cancelled"

@@ -1,5 +1,6 @@
 """Names of tasks, devices and rounds, and the one place that says what a valid name is."""
 
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import NewType
@@ -15,6 +16,7 @@ _TASK = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _POD = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 MAX_SLOTS = 4096
+MAX_AGGREGATORS = 64
 
 
 def task_id(text: str) -> TaskId:
@@ -41,6 +43,11 @@ def device_id(pod: str, slot: int | None = None) -> DeviceId:
     if not 0 <= slot < MAX_SLOTS:
         raise Refusal(Code.BAD_REQUEST, f"The slot is {slot}; it must be from 0 to {MAX_SLOTS - 1}.")
     return DeviceId(f"{pod}/{slot}")
+
+
+def shard_of(device: DeviceId, aggregators: int) -> int:
+    """Which of a round's aggregators, counted from 0, takes this device's update; whoever asks gets the same answer."""
+    return int.from_bytes(hashlib.sha256(device.encode()).digest()[:8]) % aggregators
 
 
 def is_digest(text: str) -> bool:

@@ -28,6 +28,19 @@ class UploadGrant:
     headers: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a large object, as it is to be or as it lies in storage.
+
+    Args:
+        tag: what the storage has answered its PUT with; "" before.
+    """
+
+    size_bytes: int
+    sha256: str
+    tag: str = ""
+
+
 class ObjectStore(Protocol):
     """One bucket of an S3-compatible storage, seen with one role's credential.
 
@@ -40,6 +53,14 @@ class ObjectStore(Protocol):
 
         Raises:
             Refusal: `not_found`.
+        """
+        ...
+
+    def get_into(self, key: str, out: memoryview, *, start: int = 0) -> int:
+        """Write the object's bytes from `start` on to `out`, as many as it has and `out` holds, and return how many.
+
+        Raises:
+            Refusal: `not_found`. What `out` then holds is undefined.
         """
         ...
 
@@ -69,6 +90,28 @@ class ObjectStore(Protocol):
 
     def sign_put(self, key: str, *, size_bytes: int, sha256: str, seconds: int) -> UploadGrant:
         """A grant to PUT exactly these bytes once under this key within `seconds`. Signing sends nothing."""
+        ...
+
+    def begin_parts(self, key: str) -> str:
+        """Begin an object that comes in parts, and return the id of this upload. No object is seen before `join_parts`."""
+        ...
+
+    def sign_parts(self, key: str, upload_id: str, parts: Sequence[Part], *, seconds: int) -> Sequence[UploadGrant]:
+        """For each part a grant to PUT exactly its bytes within `seconds`, as often as it takes. All but the last have 5 MiB or
+        more. Signing sends nothing.
+        """
+        ...
+
+    def join_parts(self, key: str, upload_id: str, parts: Sequence[Part]) -> bool:
+        """Make the object of its parts, unless the key is taken; whether it is these parts' now. May be repeated.
+
+        Raises:
+            Refusal: `update_missing` when a part is not there as described, or nobody knows the upload.
+        """
+        ...
+
+    def drop_parts(self, prefix: str) -> None:
+        """End all uploads in parts whose key starts with `prefix`, and delete what has come of them."""
         ...
 
 

@@ -17,7 +17,7 @@ from fedlearn.core.updates import Vector
 Rows = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
-_NETWORK_MOST = 32  # rows; beyond it numpy's own sort of a transposed block is faster than a network
+_NETWORK_MOST = 48  # rows; beyond it numpy's own sort of a transposed block is faster than a network
 _BLOCK_BYTES = 1 << 19  # what is sorted or multiplied at a time stays in the L2 cache
 
 

@@ -128,6 +128,7 @@ class Round:
     phase_seconds: Mapping[Phase, float] = field(default_factory=dict)
     reason: Code | None = None
     aggregate: Aggregate | None = None
+    start: ModelRef | None = None
 
     def count(self, *standings: Standing) -> int:
         return sum(p.standing in standings for p in self.participants.values())
@@ -170,7 +171,13 @@ class CohortSelected:
 
 @dataclass(frozen=True, slots=True)
 class RoundOpened:
-    """The aggregator has written the round's descriptor and takes updates."""
+    """The aggregator has written the round's descriptor and takes updates.
+
+    Args:
+        start: the file that devices begin with, where it is not the base itself.
+    """
+
+    start: ModelRef | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +321,7 @@ def _selection(round_: Round, event: Event, now: float) -> Step:
 
 def _configuration(round_: Round, event: Event, now: float) -> Step:
     if isinstance(event, RoundOpened):
-        return _enter(round_, Phase.REPORTING, now), (AssignCohort(),)
+        return _enter(replace(round_, start=event.start), Phase.REPORTING, now), (AssignCohort(),)
     if now >= (round_.deadline or math.inf):
         return _end(round_, Phase.ABANDONED, now, Code.AGGREGATOR_UNREACHABLE), (SweepRound(),)
     return round_, ()

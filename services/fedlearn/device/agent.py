@@ -7,23 +7,25 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from fedlearn.adapters.http import first_of, persist
 from fedlearn.core.eligibility import Conditions, shortfall
 from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
-from fedlearn.core.ids import DeviceId, RoundId, TaskId
+from fedlearn.core.ids import RoundId, TaskId
 from fedlearn.core.learning import Shard, Stop, Weights
 from fedlearn.core.updates import Update
 from fedlearn.core.workload import within
+from fedlearn.device.outbox import Outbox, Parcel
 from fedlearn.device.peers import AggregatorClient
+from fedlearn.device.residuals import Residuals
 from fedlearn.device.sessions import Session
+from fedlearn.device.uploads import Upload
 from fedlearn.device.workshop import Tools, Workshop
 from fedlearn.protocol.eligibility import DeviceConditions
-from fedlearn.protocol.envelope import UpdateContext, seal
-from fedlearn.protocol.messages import Assignment, CheckIn, ComeBack, DropOut, RoundName, Speed, UploadDone, UploadRequest
+from fedlearn.protocol.messages import Assignment, CheckIn, ComeBack, DropOut, RoundName, Speed, UploadDone
 from fedlearn.protocol.plans import Plan
-from fedlearn.protocol.sealing import SealingPublicKey
-from fedlearn.protocol.tensors import flatten
+from fedlearn.protocol.tensors import difference
 from fedlearn.telemetry.logs import about, log
 from fedlearn.telemetry.metrics import device as metrics
 
@@ -46,6 +48,7 @@ class Home:
     Args:
         slot: which of the devices of its process, None where it is the only one.
         labels: examples a label, None unless the server is to know.
+        state: a directory of its own, for what it needs in later rounds.
         seed_name: with the seed and the round it seeds local training; the same for the same shard wherever it is hosted.
     """
 
@@ -55,6 +58,7 @@ class Home:
     seed: int
     seed_name: str
     runtime: str
+    state: Path
     labels: Mapping[str, int] | None = None
 
 
@@ -69,8 +73,10 @@ class Agent:
         checkin_seconds: float,
         conditions: Callable[[], Conditions] = Conditions,
     ) -> None:
-        self._home, self._workshop, self._aggregator = home, workshop, aggregator
+        self._home, self._workshop = home, workshop
+        self._aggregators, self._aggregator = aggregator, aggregator
         self._conditions = conditions
+        self._outbox = Outbox(workshop.server, Residuals(home.state))
         self._uploaded: RoundName | None = None
         self._speed: Speed | None = None
         self._session = Session()
@@ -177,6 +183,7 @@ class Agent:
         await persist(lambda: workshop.server.accept(round_id, self._home.slot))
         tools = await workshop.tools(assignment.plan_digest)
         weights = await workshop.weights(assignment.model, assignment.model_url, tools.plan)
+        self._aggregator = self._aggregators.at(assignment.aggregator)
         self._session.note("v")
         key = await workshop.sealing_key(round_id)
         in_context = contextvars.copy_context().run  # so that its log lines name round and device
@@ -189,8 +196,8 @@ class Agent:
         except BaseException:
             stop.set()  # the thread is the process's only one: other rounds wait for it
             raise
-        sealed = await asyncio.to_thread(self._seal, update, key, assignment, tools)
-        await self._upload(round_id, assignment.ticket, sealed)
+        parcel = await self._outbox.pack(update, key, assignment, tools.plan, self._seed(round_id))
+        await self._upload(round_id, assignment.ticket, parcel)
 
     def _train(self, tools: Tools, weights: Weights, round_id: RoundId, stop: Stop, wanted_steps: int | None = None) -> Update:
         stop.check()
@@ -203,8 +210,7 @@ class Agent:
         steps = whole if wanted_steps is None else within(wanted_steps, whole, training.min_steps_fraction)
         with self._timed(round_id, tools.plan, steps):
             trained = tools.learner.train(weights, shard.train, self._seed(round_id), stop, steps=steps)
-        delta = flatten(trained)
-        delta -= flatten(weights)
+        delta = difference(trained, weights)
         session.note("]")
         seconds = time.monotonic() - began
         metrics.TRAINING_SECONDS.observe(seconds)
@@ -227,26 +233,12 @@ class Agent:
         text = f"{self._home.seed}/{self._home.seed_name}/{round_id.number}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
-    @staticmethod
-    def _seal(update: Update, key: SealingPublicKey, assignment: Assignment, tools: Tools) -> tuple[bytes, str]:
-        context = UpdateContext(
-            task=assignment.task,
-            round=assignment.round,
-            device=DeviceId(assignment.device),
-            plan_digest=assignment.plan_digest,
-            base_sha256=assignment.model.sha256,
-        )
-        sealed = seal(update, key=key, context=context, format=tools.plan.update)
-        return sealed, hashlib.sha256(sealed).hexdigest()
-
-    async def _upload(self, round_id: RoundId, ticket: str, sealed: tuple[bytes, str]) -> None:
-        body, sha256 = sealed
+    async def _upload(self, round_id: RoundId, ticket: str, parcel: Parcel) -> None:
+        slot, transfer = self._home.slot, self._workshop.transfer
         self._session.note("+")
-        request = UploadRequest(slot=self._home.slot, size_bytes=len(body), sha256=sha256)
-        grant = await persist(lambda: self._aggregator.place(round_id, request, ticket))
-        await asyncio.to_thread(self._workshop.transfer.store, grant, body)
+        await Upload(self._aggregator, transfer, round_id=round_id, slot=slot, ticket=ticket, parcel=parcel).bring()
         self._delivered = True
-        await persist(lambda: self._aggregator.done(round_id, UploadDone(slot=self._home.slot, sha256=sha256), ticket))
+        await persist(lambda: self._aggregator.done(round_id, UploadDone(slot=slot, sha256=parcel.sha256), ticket))
         self._session.note("^")
         self._uploaded = RoundName(task=round_id.task, round=round_id.number)
-        _log.info("uploaded", bytes=len(body))
+        _log.info("uploaded", bytes=len(parcel.body))

@@ -3,14 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 
 from fedlearn.adapters.http import ServiceClient, TokenFile, spawn
 from fedlearn.adapters.keyfiles import load_public_key
 from fedlearn.adapters.web import listen, make_app, serve
-from fedlearn.config import DeviceSettings
+from fedlearn.config import DeviceSettings, addresses
 from fedlearn.core.errors import Code
 from fedlearn.device.agent import Agent, Home
 from fedlearn.device.conditions import Probe
@@ -28,16 +28,15 @@ def build_app(settings: DeviceSettings) -> FastAPI:
     server = ServiceClient(
         settings.server_url, "server", token=TokenFile(settings.server_token_file), unreachable=Code.SERVER_UNREACHABLE
     )
-    aggregator = ServiceClient(
-        settings.aggregator_url,
-        "aggregator",
-        token=TokenFile(settings.aggregator_token_file),
-        unreachable=Code.AGGREGATOR_UNREACHABLE,
-    )
+    token = TokenFile(settings.aggregator_token_file)
+    aggregators = [
+        ServiceClient(url, "aggregator", token=token, unreachable=Code.AGGREGATOR_UNREACHABLE)
+        for url in addresses(settings.aggregator_url)
+    ]
     compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
     workshop = Workshop(
         server=ServerClient(server),
-        aggregator=AggregatorClient(aggregator),
+        aggregator=AggregatorClient(*aggregators),
         identity=load_public_key(settings.aggregator_identity_file),
         make_learner=make_learner,
         compute=compute,
@@ -45,7 +44,7 @@ def build_app(settings: DeviceSettings) -> FastAPI:
     hand = Hand(settings.aggregator_url) if settings.manual else None
 
     def settle(home: Home) -> Agent:
-        return _agent(home, workshop, AggregatorClient(aggregator), settings, hand)
+        return _agent(home, workshop, AggregatorClient(*aggregators), settings, hand)
 
     residents = [
         Resident(slot, read, settle, workshop.server, dataset=settings.dataset, runtime=runtime)
@@ -58,7 +57,9 @@ def build_app(settings: DeviceSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         running: set[asyncio.Task[None]] = set()
-        async with server, aggregator:
+        async with AsyncExitStack() as clients:
+            for client in (server, *aggregators):
+                await clients.enter_async_context(client)
             for resident in residents:
                 spawn(resident.run(), running)
             yield

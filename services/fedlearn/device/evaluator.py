@@ -19,7 +19,7 @@ from fedlearn.data.shards import as_examples
 from fedlearn.device.learners import learner_factory
 from fedlearn.device.peers import ServerClient
 from fedlearn.device.workshop import Workshop
-from fedlearn.protocol.messages import Evaluation, EvaluationJob
+from fedlearn.protocol.views import Evaluation, EvaluationJob
 from fedlearn.telemetry.logs import about, log, set_up_logs
 from fedlearn.telemetry.metrics import evaluator as metrics
 

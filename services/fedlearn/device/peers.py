@@ -1,6 +1,7 @@
 """The server and the aggregator as a device sees them."""
 
 from fedlearn.adapters.http import TICKET_HEADER, ServiceClient
+from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import RoundId, TaskId
 from fedlearn.core.ports import UploadGrant
 from fedlearn.protocol.messages import (
@@ -10,17 +11,17 @@ from fedlearn.protocol.messages import (
     CheckInAnswer,
     ComeBack,
     DropOut,
-    Evaluation,
-    EvaluationJob,
-    RoundView,
     Upload,
     UploadDone,
     UploadRequest,
 )
+from fedlearn.protocol.parts import PartsDone, PartsRequest, PartsUpload
 from fedlearn.protocol.plans import Plan, read_plan
 from fedlearn.protocol.sealing import SignedSealingKey
+from fedlearn.protocol.views import Evaluation, EvaluationJob, RoundView, VersionList, VersionView
 
 _SLACK_SECONDS = 15.0
+_JOIN_SECONDS = 120.0
 
 
 class ServerClient:
@@ -49,6 +50,10 @@ class ServerClient:
         """What the server shows of a round to anybody."""
         return await self._client.call("GET", f"/v1/tasks/{round_id.task}/rounds/{round_id.number}", RoundView)
 
+    async def versions(self, task: TaskId) -> list[VersionView]:
+        """All versions of a task's model, as the server shows them to anybody."""
+        return (await self._client.call("GET", f"/v1/tasks/{task}/models", VersionList)).root
+
     async def plan(self, digest: str) -> Plan:
         """The plan of this digest; a plan that is not allowed here raises `plan_invalid`, whatever the server thinks of it."""
         return read_plan(await self._client.fetch("GET", f"/v1/plans/{digest}"))
@@ -63,10 +68,25 @@ class ServerClient:
 
 
 class AggregatorClient:
-    """Each call raises what `ServiceClient.call` raises."""
+    """Each call raises what `ServiceClient.call` raises.
 
-    def __init__(self, client: ServiceClient) -> None:
-        self._client = client
+    Args:
+        others: further aggregators that share rounds with the first, whose number is 0.
+    """
+
+    def __init__(self, client: ServiceClient, *others: ServiceClient) -> None:
+        self._client, self._all = client, (client, *others)
+
+    def at(self, number: int) -> "AggregatorClient":
+        """The aggregator of this number.
+
+        Raises:
+            Refusal: `ticket_foreign` when this device is configured with fewer.
+        """
+        if number >= len(self._all):
+            detail = f"The assignment names aggregator {number}; this device is configured with {len(self._all)}."
+            raise Refusal(Code.TICKET_FOREIGN, detail)
+        return AggregatorClient(self._all[number])
 
     async def sealing_key(self, round_id: RoundId) -> SignedSealingKey:
         """As the aggregator sent it: the caller verifies it."""
@@ -76,6 +96,14 @@ class AggregatorClient:
         path = f"/v1/rounds/{round_id}/uploads"
         upload = await self._client.call("POST", path, Upload, request, headers={TICKET_HEADER: ticket})
         return UploadGrant(upload.url, upload.headers)
+
+    async def place_parts(self, round_id: RoundId, request: PartsRequest, ticket: str) -> PartsUpload:
+        path = f"/v1/rounds/{round_id}/uploads/parts"
+        return await self._client.call("POST", path, PartsUpload, request, headers={TICKET_HEADER: ticket})
+
+    async def join_parts(self, round_id: RoundId, joined: PartsDone, ticket: str) -> None:
+        path = f"/v1/rounds/{round_id}/uploads/parts/done"
+        await self._client.fetch("POST", path, joined, headers={TICKET_HEADER: ticket}, timeout_seconds=_JOIN_SECONDS)
 
     async def done(self, round_id: RoundId, hint: UploadDone, ticket: str) -> None:
         await self._client.fetch("POST", f"/v1/rounds/{round_id}/uploads/done", hint, headers={TICKET_HEADER: ticket})

@@ -1,8 +1,9 @@
 """The devices of a process from its start on, whether or not their shards can be used."""
 
 import asyncio
+import tempfile
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from fedlearn.adapters.http import persist
@@ -102,10 +103,17 @@ def homes_of(settings: DeviceSettings, runtime: str) -> list[tuple[int | None, R
             place = _place(settings, ordinal)
             shard, name = read_shard(place, columns), place.name
         labels = label_counts(shard.train) if settings.tells_labels else None
-        return Home(slot, settings.dataset, shard, settings.seed, seed_name=name, runtime=runtime, labels=labels)
+        state = settings.state or Path(_passing().name)
+        return Home(slot, settings.dataset, shard, settings.seed, name, runtime, state / name, labels)
 
     slots = [None] if settings.count is None else list(range(settings.count))
     return [(slot, partial(read, slot)) for slot in slots]
+
+
+@cache
+def _passing() -> "tempfile.TemporaryDirectory[str]":
+    """A directory that goes with the process."""
+    return tempfile.TemporaryDirectory(prefix="fedlearn-state-", ignore_cleanup_errors=True)
 
 
 def check_readiness(residents: Sequence[Resident]) -> None:

@@ -146,15 +146,15 @@ class ManualAgent(Agent):
 
         async def send() -> tuple[None, Told]:
             key = await workshop.sealing_key(round_id)
-            sealed = await asyncio.to_thread(self._seal, update, key, assignment, tools)
-            await self._upload(round_id, assignment.ticket, sealed)
+            parcel = await self._outbox.pack(update, key, assignment, tools.plan, self._seed(round_id))
+            await self._upload(round_id, assignment.ticket, parcel)
             hand.last_sent = round_id.number
             happened = (
-                f"{name} has sealed its update for the aggregator alone and uploaded it: {len(sealed[0]):,} bytes. "
+                f"{name} has sealed its update for the aggregator alone and uploaded it: {len(parcel.body):,} bytes. "
                 "The server can't read it, and neither can the storage."
             )
             after = f"{hand.aggregator_url}/aggregate_models, once every device has sent its model."
-            figures: dict[str, str | int | float | None] = {"device": name, "round": round_id.number, "bytes": len(sealed[0])}
+            figures: dict[str, str | int | float | None] = {"device": name, "round": round_id.number, "bytes": len(parcel.body)}
             return None, Told(happened=happened, next=after, figures=figures)
 
         tools, update = await hand.perform(Step.TRAIN, train)

@@ -103,7 +103,7 @@ class Workshop:
 
         async def make() -> Weights:
             body = await asyncio.to_thread(self.transfer.fetch, url, sha256=model.sha256, size_bytes=model.size_bytes)
-            return decode_model(body, plan)
+            return decode_model(body, plan, plan.model_encoding)
 
         return await self._weights.get(model.sha256, make)
 

@@ -53,6 +53,7 @@ def prepare(task: Task) -> Prepared:
         training=_training(task),
         evaluation_batch_size=task.evaluation_batch_size,
         update=task.update,
+        model_encoding=task.model_encoding,
         aggregation=task.aggregation,
         max_examples=task.max_examples,
     )

@@ -22,6 +22,7 @@ from fedlearn.protocol.aggregations import Aggregation, FedAvgPlan
 from fedlearn.protocol.plans import (
     MAX_PARAMETERS,
     LocalTraining,
+    ModelEncoding,
     Plan,
     TensorSpec,
     UpdateFormat,
@@ -112,6 +113,7 @@ def make_plan(
     training: LocalTraining | None = None,
     evaluation_batch_size: int = 1000,
     update: UpdateFormat | None = None,
+    model_encoding: ModelEncoding = "float32",
     aggregation: Aggregation | None = None,
     max_examples: int = 1_000_000,
 ) -> Plan:
@@ -134,6 +136,7 @@ def make_plan(
             training=training or LocalTraining(),
             evaluation_batch_size=evaluation_batch_size,
             update=update or UpdateFormat(),
+            model_encoding=model_encoding,
             aggregation=aggregation or FedAvgPlan(),
             max_examples=max_examples,
             weights=manifest,

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from fedlearn.core.errors import Code, FedlearnError, Refusal, SetupError
 from fedlearn.protocol.aggregations import Aggregation, FedAvgPlan
-from fedlearn.protocol.messages import Policy
-from fedlearn.protocol.plans import UpdateFormat, faults_of
+from fedlearn.protocol.plans import ModelEncoding, UpdateFormat, faults_of
+from fedlearn.protocol.views import Policy
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,7 +31,8 @@ class Task:
         min_steps_fraction: above 0 to 1: the least part of its steps that a slow device may be given; 1 gives everybody all.
         target_accuracy: 0 to 1; a version that reaches it on the server's test set completes the task.
         policy: how many devices a round takes, and how long it waits.
-        update: how deltas travel.
+        update: how deltas travel; `fedlearn.codec` makes it by name.
+        model_encoding: how the model travels to devices.
         aggregation: what the aggregator makes of them.
         evaluation_batch_size: examples that a device scores at once: what bounds its memory.
         max_examples: the most that one device may claim to have trained on.
@@ -47,6 +48,7 @@ class Task:
     target_accuracy: float | None = None
     policy: Policy = field(default_factory=Policy)
     update: UpdateFormat = field(default_factory=UpdateFormat)
+    model_encoding: ModelEncoding = "float32"
     aggregation: Aggregation = field(default_factory=FedAvgPlan)
     evaluation_batch_size: int = 1000
     max_examples: int = 1_000_000

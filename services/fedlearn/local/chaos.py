@@ -26,23 +26,24 @@ from fedlearn.local.deployment import Addresses, Deployment, Environment, free_p
 from fedlearn.local.processes import Service, Services, start_program
 from fedlearn.local.seaweed import MODELS, UPDATES
 from fedlearn.local.storage import LocalStorage
-from fedlearn.protocol.messages import Policy
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.tensors import decode_vector, encode_model, unflatten
+from fedlearn.protocol.views import Policy
 
 Found = TypeVar("Found")
 TASK = TaskId("chaos")
 _WEIGHTS = {"server": 0.3, "aggregator": 0.3, "device": 0.25, "storage": 0.15}
-_PHASES = (Phase.SELECTION, Phase.CONFIGURATION, Phase.REPORTING, Phase.AGGREGATION)
+PHASES = (Phase.SELECTION, Phase.CONFIGURATION, Phase.REPORTING, Phase.AGGREGATION)
 _TRAINING_SECONDS = 0.4
 _AIM_SECONDS, _END_SECONDS, _READY_SECONDS = 5.0, 120.0, 60.0
 _LOOK_SECONDS, _STOP_SECONDS = 0.004, 20.0
+_SAVE_EVERY = 2  # updates, so that partial sums are written in every round
 _UPLOAD_SECONDS = 10  # so that the last sweep, which waits until no URL is valid, comes soon
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """One SIGKILL: of whom, in which phase of which round, when (UTC seconds), and after how long the role was back."""
+    """One SIGKILL or outage: whose, in which phase of which round, when (UTC seconds), and how long until it was back."""
 
     name: str
     round: int
@@ -60,7 +61,8 @@ def chaos_plan() -> Plan:
     dense = {"module": "keras.layers", "class_name": "Dense", "config": {"units": 10}, "registered_name": None}
     architecture = {"module": "keras", "class_name": "Sequential", "config": {"layers": [dense]}}
     weights = [{"shape": shape} for shape in ([784, 200], [200], [200, 10], [10])]
-    return Plan.model_validate({"dataset": "mnist", "architecture": architecture, "weights": weights})
+    update = {"encoding": "float32"}  # so that a replay gives what was published, to 1e-6
+    return Plan.model_validate({"dataset": "mnist", "architecture": architecture, "weights": weights, "update": update})
 
 
 class Arena:
@@ -70,11 +72,19 @@ class Arena:
         directory: a new directory for state and logs.
         seed: of the devices' updates.
         device_environment: what the device processes find beside their settings.
+        aggregators: how many share each round; they are named aggregator, aggregator-1, and so on.
     """
 
     def __init__(
-        self, directory: Path, devices: int, seed: int, device_environment: Environment = MappingProxyType({})
+        self,
+        directory: Path,
+        devices: int,
+        seed: int,
+        device_environment: Environment = MappingProxyType({}),
+        *,
+        aggregators: int = 1,
     ) -> None:
+        self.aggregators = tuple(f"aggregator-{number}" if number else "aggregator" for number in range(aggregators))
         self.directory, self.devices, self.seed, self.plan = directory, devices, seed, chaos_plan()
         self.storage = LocalStorage(directory / "storage", port=free_port())
         self._device_environment = device_environment
@@ -114,12 +124,15 @@ class Arena:
     def _start(self) -> None:
         (self.directory / "logs").mkdir(parents=True)
         self.storage.start()
-        addresses = Addresses(free_port(), free_port(), self.storage.port)
+        more = tuple(free_port() for _ in self.aggregators[1:])
+        addresses = Addresses(free_port(), free_port(), self.storage.port, more)
         secrets = {role: self.storage.credentials(role) for role in ("server", "aggregator")}
         self._deployment = deployment = Deployment(self.directory, addresses, secrets)
         self._add("server", ["server"], deployment.server(), addresses.server)
-        aggregator = {**deployment.aggregator(), "FEDLEARN_UPLOAD_SECONDS": str(_UPLOAD_SECONDS)}
-        self._add("aggregator", ["aggregator"], aggregator, addresses.aggregator)
+        often = {"FEDLEARN_UPLOAD_SECONDS": str(_UPLOAD_SECONDS), "FEDLEARN_SAVE_EVERY": str(_SAVE_EVERY)}
+        for number, name in enumerate(self.aggregators):
+            port = (addresses.aggregator, *more)[number]
+            self._add(name, ["aggregator"], {**deployment.aggregator(number), **often}, port)
         for index in range(self.devices):
             count = 10 * (1 + index)
             train = Examples(np.zeros((count, 1), np.float32), np.zeros(count, np.int32))
@@ -136,7 +149,7 @@ class Arena:
             )
             synthetic = {"FEDLEARN_LEARNER": "synthetic", "FEDLEARN_SYNTHETIC_SECONDS": str(_TRAINING_SECONDS)}
             self._add(f"device-{index}", ["device"], {**device, **synthetic, **self._device_environment}, port)
-        for name in ("server", "aggregator"):  # devices are ready once a check-in is answered, which idle ones wait for
+        for name in ("server", *self.aggregators):  # devices are ready once a check-in is answered, which idle ones wait for
             self._wait_until_ready(name)
         self._store = DatabaseRoundStore(deployment.server()["FEDLEARN_DATABASE_URL"])
 
@@ -168,7 +181,7 @@ class Arena:
         Args:
             gently: by SIGTERM instead of SIGKILL.
         """
-        self._aim(phase)
+        self.aim(phase)
         time.sleep(after_seconds)
         current, at, began = self.current(), time.time(), time.monotonic()
         if name == "storage":
@@ -182,7 +195,7 @@ class Arena:
             self._wait_until_ready(name)
         return Kill(name, current.id.number, current.phase, at, time.monotonic() - began)
 
-    def _aim(self, phase: Phase) -> None:
+    def aim(self, phase: Phase) -> None:
         """Wait for a round to enter the phase; not for ever, since a round may be stuck until its deadline by now."""
         before, give_up = self.current(), time.monotonic() + _AIM_SECONDS
         while time.monotonic() < give_up:
@@ -206,6 +219,22 @@ class Arena:
         found = self.wait(lambda: self.store.latest_round(TASK), "a round")
         assert found is not None
         return found
+
+    def committed(self, after: int) -> Round:
+        """Wait for a round after this one to commit."""
+
+        def found() -> Round | None:
+            ended = [r for r in self.store.rounds(TASK) if r.phase is Phase.COMMITTED and r.id.number > after]
+            return ended[0] if ended else None
+
+        round_ = self.wait(found, "a committed round")
+        assert round_ is not None
+        return round_
+
+    @property
+    def database(self) -> Path:
+        """The server's SQLite file."""
+        return self.directory / "server.db"
 
     @property
     def store(self) -> DatabaseRoundStore:
@@ -254,8 +283,10 @@ def fire(arena: Arena, kills: int, rng: random.Random, say: Callable[[Kill], Non
     """Kill `kills` times, each time a random role in a random phase, shortly after that has begun."""
     done = list[Kill]()
     for _ in range(kills):
-        role, phase = rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0], rng.choice(_PHASES)
+        role, phase = rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0], rng.choice(PHASES)
         name = f"device-{rng.randrange(arena.devices)}" if role == "device" else role
+        if role == "aggregator" and len(arena.aggregators) > 1:
+            name = rng.choice(arena.aggregators)
         after = rng.uniform(0.0, 1.5 * _TRAINING_SECONDS if phase is Phase.REPORTING else 0.01)
         try:
             done.append(arena.strike(name, phase, after_seconds=after))

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from fedlearn.core.ids import DeviceId
 from fedlearn.core.rounds import Phase, Round
-from fedlearn.local.chaos import TASK, Arena, Kill
+from fedlearn.local.chaos import PHASES, TASK, Arena, Kill
 
 _TOLERANCE = 1e-6
 
@@ -89,25 +89,27 @@ def outcome(round_: Round) -> str:
 
 
 def kill_table(arena: Arena, kills: Sequence[Kill]) -> Table:
-    """Who was killed in which phase, and what became of the round."""
+    """Role by phase: what became of the rounds in which it was killed, or away."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("killed", "in", "times", "the round"):
-        table.add_column(column, justify="right" if column == "times" else "left")
+    columns = [str(phase) for phase in PHASES] + ["between rounds"]
+    for column in ("killed or away in", *columns):
+        table.add_column(column)
     cells: dict[tuple[str, str], Counter[str]] = {}
     for kill in kills:
         phase = "between rounds" if kill.phase.ended else str(kill.phase)
-        what = "(had ended)" if kill.phase.ended else outcome(arena.round(kill.round))
+        what = "had ended" if kill.phase.ended else outcome(arena.round(kill.round))
         cells.setdefault((kill.role, phase), Counter())[what] += 1
-    for (role, phase), outcomes in sorted(cells.items()):
-        words = ", ".join(f"{count} {what}" for what, count in outcomes.most_common())
-        table.add_row(role, phase, str(outcomes.total()), words)
+    for role in sorted({kill.role for kill in kills}):
+        found = [cells.get((role, column), Counter[str]()) for column in columns]
+        words = [", ".join(f"{count} {what}" for what, count in outcomes.most_common()) for outcomes in found]
+        table.add_row(role, *(cell or "–" for cell in words))
     return table
 
 
 def recovery_table(arena: Arena, kills: Sequence[Kill]) -> Table:
     """How long each role was away, and how long the round went on after the kill: median and worst."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("role", "kills", "ready again, median", "worst", "round ended after, median", "worst"):
+    for column in ("role", "times", "ready again, median", "worst", "round ended after, median", "worst"):
         table.add_column(column, justify="left" if column == "role" else "right")
     for role in sorted({kill.role for kill in kills}):
         mine = [kill for kill in kills if kill.role == role]

@@ -23,6 +23,7 @@ class Addresses:
     server: int
     aggregator: int
     storage: int
+    more_aggregators: tuple[int, ...] = ()
 
     @property
     def server_url(self) -> str:
@@ -30,7 +31,11 @@ class Addresses:
 
     @property
     def aggregator_url(self) -> str:
-        return f"http://127.0.0.1:{self.aggregator}"
+        return self.aggregator_urls[0]
+
+    @property
+    def aggregator_urls(self) -> list[str]:
+        return [f"http://127.0.0.1:{port}" for port in (self.aggregator, *self.more_aggregators)]
 
 
 def free_port(wanted: int = 0) -> int:
@@ -65,17 +70,20 @@ class Deployment:
             **self._common("server", self.addresses.server),
             **self._storage("server"),
             "FEDLEARN_DATABASE_URL": f"sqlite:///{self.directory / 'server.db'}",
-            "FEDLEARN_AGGREGATOR_URL": self.addresses.aggregator_url,
+            "FEDLEARN_AGGREGATOR_URL": ",".join(self.addresses.aggregator_urls),
             "FEDLEARN_AGGREGATOR_TOKEN_FILE": self._token("fedlearn-server", "server-0", AGGREGATOR_AUDIENCE),
             "FEDLEARN_OPERATOR_TOKEN_FILE": str(files.operator_token_file),
         }
 
-    def aggregator(self) -> Environment:
+    def aggregator(self, number: int = 0) -> Environment:
+        """The settings of the aggregator of this number."""
+        ports = (self.addresses.aggregator, *self.addresses.more_aggregators)
         return {
-            **self._common("aggregator", self.addresses.aggregator),
+            **self._common("aggregator", ports[number]),
+            "FEDLEARN_NUMBER": str(number),
             **self._storage("aggregator"),
             "FEDLEARN_SERVER_URL": self.addresses.server_url,
-            "FEDLEARN_SERVER_TOKEN_FILE": self._token("fedlearn-aggregator", "aggregator-0", SERVER_AUDIENCE),
+            "FEDLEARN_SERVER_TOKEN_FILE": self._token("fedlearn-aggregator", f"aggregator-{number}", SERVER_AUDIENCE),
             "FEDLEARN_IDENTITY_KEY_FILE": str(self.identities.aggregator_key_file),
         }
 
@@ -89,13 +97,14 @@ class Deployment:
             **self._common("device", port),
             "FEDLEARN_SERVER_URL": self.addresses.server_url,
             "FEDLEARN_SERVER_TOKEN_FILE": self._token("fedlearn-device", pod, SERVER_AUDIENCE),
-            "FEDLEARN_AGGREGATOR_URL": self.addresses.aggregator_url,
+            "FEDLEARN_AGGREGATOR_URL": ",".join(self.addresses.aggregator_urls),
             "FEDLEARN_AGGREGATOR_TOKEN_FILE": self._token("fedlearn-device", pod, AGGREGATOR_AUDIENCE),
             "FEDLEARN_AGGREGATOR_IDENTITY_FILE": str(self.identities.aggregator_public_file),
             "FEDLEARN_SHARDS": str(shards / str(first_shard) if count is None else shards),
             **slots,
             "FEDLEARN_DATASET": dataset,
             "FEDLEARN_SEED": str(seed),
+            "FEDLEARN_STATE": str(self.directory / "state"),
         }
 
     def evaluator(self, *, port: int, dataset: str, data_dir: Path | None) -> Environment:

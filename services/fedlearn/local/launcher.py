@@ -55,7 +55,12 @@ class Launcher:
         options = self._options
         self.logs.mkdir(parents=True, exist_ok=True)
         manual = {"FEDLEARN_MANUAL": "true"} if options.manual else {}
-        addresses = Addresses(*(free_port(p) for p in (options.server_port, options.aggregator_port, options.storage_port)))
+        addresses = Addresses(
+            free_port(options.server_port),
+            free_port(options.aggregator_port),
+            free_port(options.storage_port),
+            tuple(free_port() for _ in range(options.aggregators - 1)),
+        )
         if options.learner == "keras":
             self._nursery = Nursery(self.logs / "nursery.log")
         self._storage = LocalStorage(self.directory / "storage", port=addresses.storage)
@@ -67,13 +72,17 @@ class Launcher:
             shards = threads.submit(self._prepare_shards)
             storage = threads.submit(self._storage.start)
             server = self._program("server", {**deployment.server(), **manual})
-            aggregator = self._program("aggregator", {**deployment.aggregator(), **manual})
+            aggregators = [
+                self._program("aggregator", {**deployment.aggregator(number), **manual}, number)
+                for number in range(options.aggregators)
+            ]
             shards.result()
             storage.result()
         self._say(f"Starting the evaluator and {self.processes} device processes.")
         self._start_learners(deployment)
         server.wait_until_answering(f"{addresses.server_url}/readyz")
-        aggregator.wait_until_answering(f"{addresses.aggregator_url}/readyz")
+        for aggregator, url in zip(aggregators, addresses.aggregator_urls, strict=True):
+            aggregator.wait_until_answering(f"{url}/readyz")
 
     @property
     def processes(self) -> int:
@@ -128,8 +137,9 @@ class Launcher:
 
     # --- the parts
 
-    def _program(self, role: str, environment: Mapping[str, str]) -> Service:
-        return self._services.add(start_program(role, [role], environment, self.logs / f"{role}.log"))
+    def _program(self, role: str, environment: Mapping[str, str], number: int = 0) -> Service:
+        name = f"{role}-{number}" if number else role
+        return self._services.add(start_program(name, [role], environment, self.logs / f"{name}.log"))
 
     def _start_learners(self, deployment: Deployment) -> None:
         options = self._options

@@ -8,7 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fedlearn.config import AggregatorSettings, Port
 from fedlearn.core.errors import Code, Refusal, SetupError
+from fedlearn.core.ids import MAX_AGGREGATORS
 from fedlearn.protocol.aggregations import name_aggregation, read_options
+from fedlearn.protocol.plans import ModelEncoding, check_combination, name_codec
 
 _MIN_COHORT: int = AggregatorSettings.model_fields["min_cohort"].default
 
@@ -40,9 +42,13 @@ class MachineOptions(BaseModel):
     robust: str | None = None
     strategy_option: tuple[str, ...] = ()
     proximal_mu: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    codec: str = "int8"
+    keep_fraction: float | None = None
+    model_encoding: ModelEncoding = "float32"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     target_accuracy: Annotated[float | None, Field(gt=0, le=1)] = None
     processes: Annotated[int | None, Field(ge=1, le=1024)] = None
+    aggregators: Annotated[int, Field(ge=1, le=MAX_AGGREGATORS)] = 1
     learner: Literal["keras", "synthetic"] = "keras"
     out: Path | None = None
     server_port: Port = 8000
@@ -59,11 +65,14 @@ class MachineOptions(BaseModel):
             raise ValueError(f"--processes {self.processes} is more than --devices {self.devices}")
         if self.manual and self.processes not in (None, self.devices):
             raise ValueError("--manual has a process for each device: leave --processes out")
+        if self.manual and self.aggregators > 1:
+            raise ValueError("--manual has one aggregator: leave --aggregators out")
         ports = [port for port in (self.server_port, self.aggregator_port, self.storage_port) if port]
         if len(set(ports)) < len(ports):
             raise ValueError("server, aggregator and storage need ports of their own")
         try:
             aggregation = name_aggregation(self.strategy, self.robust, **read_options(self.strategy_option))
+            check_combination(name_codec(self.codec, self.keep_fraction), aggregation)
         except Refusal as refusal:
             raise ValueError(refusal.detail.removesuffix(".")) from refusal
         if aggregation.least_reports > self.devices:

@@ -11,18 +11,18 @@ from fedlearn.adapters.operator import OperatorClient
 from fedlearn.core.errors import Code, Outage, SetupError
 from fedlearn.local.launcher import Launcher
 from fedlearn.local.options import RunOptions, UpOptions
-from fedlearn.protocol.messages import VersionView
+from fedlearn.protocol.views import VersionView
 from fedlearn.reporting.curves import draw_curves, is_available
 from fedlearn.reporting.following import Follower
 from fedlearn.reporting.history import RoundFigures, Summary
 from fedlearn.reporting.progress import Progress, table
 
-_STATE = ("storage", "shards", "keys", "server.db", "server.db-wal", "server.db-shm")
+_STATE = ("storage", "shards", "state", "keys", "server.db", "server.db-wal", "server.db-shm")
 MARK = "up.json"
 """The addresses of everything that `fedlearn up` has started; a later one may go on where it lies."""
 _SUBMITTED = (
     "dataset", "model", "devices", "rounds", "epochs", "batch_size", "learning_rate", "strategy", "robust", "proximal_mu",
-    "seed", "target_accuracy",
+    "codec", "keep_fraction", "model_encoding", "seed", "target_accuracy",
 )  # fmt: skip
 _ABANDONED_IN_A_ROW = 3
 _WATCH_SECONDS = 1.0

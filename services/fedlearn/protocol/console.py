@@ -7,18 +7,8 @@ from pydantic import Field
 
 from fedlearn.core.errors import Code
 from fedlearn.core.happenings import Kind
-from fedlearn.protocol.messages import (
-    DeviceName,
-    DevicePod,
-    Figures,
-    Message,
-    RoundNumber,
-    Seconds,
-    TaskName,
-    TaskView,
-    VersionNumber,
-    VersionView,
-)
+from fedlearn.protocol.messages import DeviceName, Figures, Message, RoundNumber, Seconds, TaskName, VersionNumber
+from fedlearn.protocol.views import DevicePod, TaskView, VersionView
 
 Labels = Annotated[
     dict[str, int], Field(description="Examples a label; only where the operator shows them.", examples=[{"0": 540, "7": 12}])

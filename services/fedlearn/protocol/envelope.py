@@ -9,13 +9,15 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.updates import Update, Vector
+from fedlearn.protocol.codecs import Bytes
 from fedlearn.protocol.plans import Plan, UpdateFormat
 from fedlearn.protocol.sealing import SealingKey, SealingPublicKey
-from fedlearn.protocol.windows import Bytes, Header, Layout, Opening, Span, open_vector, read_header, seal_vector
+from fedlearn.protocol.windows import Header, Layout, Opening, Span, open_vector, read_header, seal_vector
 
 __all__ = [
     "Header", "Metadata", "Opening", "Span", "UpdateContext", "layout_of", "open_envelope", "open_metadata", "open_update",
@@ -68,15 +70,26 @@ def layout_of(plan: Plan) -> Layout:
 
 
 def _layout(parameters: int, update: UpdateFormat) -> Layout:
-    return Layout(parameters, update.encoding, update.window_elements)
+    return Layout(parameters, update.encoding, update.window_elements, update.keep(parameters))
 
 
-def seal(update: Update, *, key: SealingPublicKey, context: UpdateContext, format: UpdateFormat) -> bytes:  # noqa: A002
-    """Seal an update; at its peak it takes the delta's and the envelope's memory, and one window's.
+def seal(
+    update: Update,
+    *,
+    key: SealingPublicKey,
+    context: UpdateContext,
+    format: UpdateFormat,  # noqa: A002
+    rng: np.random.Generator | None = None,
+) -> bytes:
+    """Seal an update; at its peak it takes the delta's and the envelope's memory, and one window's (compressed, twice the
+    envelope's).
+
+    Args:
+        rng: decides how `int8` rounds.
 
     Raises:
         Refusal: `update_not_finite` when a metric is not finite, or a value does not fit float16; `update_dtype`,
-            `update_shape`; `update_too_large` for more metrics than an envelope holds.
+            `update_shape`; `update_too_large` for more metrics than an envelope holds, or more values than `top_k` keeps.
     """
     if not all(math.isfinite(value) for value in update.metrics.values()):
         raise Refusal(Code.UPDATE_NOT_FINITE, "A metric is NaN or infinite.")
@@ -90,7 +103,8 @@ def seal(update: Update, *, key: SealingPublicKey, context: UpdateContext, forma
     except ValidationError as error:
         raise Refusal(Code.UPDATE_MALFORMED, f"An envelope can't say that of an update: {_faults(error)}.") from error
     layout = _layout(update.delta.size, format)
-    return seal_vector(update.delta, metadata.model_dump_json().encode(), key=key, info=context.info, layout=layout)
+    raw = metadata.model_dump_json().encode()
+    return seal_vector(update.delta, raw, key=key, info=context.info, layout=layout, rng=rng)
 
 
 def open_update(blob: Bytes, *, key: SealingKey, context: UpdateContext, plan: Plan, out: Vector | None = None) -> Update:

@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     Field,
@@ -22,6 +22,7 @@ from fedlearn.core.errors import Code, Refusal
 from fedlearn.protocol.aggregations import Aggregation, FedAvgPlan, Strict
 
 MAX_PARAMETERS = 500_000_000
+KEEP_FRACTION = 0.01
 
 ALLOWED_CLASSES = frozenset(
     {
@@ -48,6 +49,8 @@ INERT_CLASSES = frozenset(
 """What a layer's configuration may hold beside layers: dtypes, initializers, regularizers and constraints."""
 
 
+ModelEncoding = Literal["float32", "float16"]
+Codec = Literal["float32", "float16", "int8", "top_k"]
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -147,11 +150,66 @@ class LocalTraining(_Grown):
         return self
 
 
-class UpdateFormat(Strict):
-    """How deltas travel: each window of `window_elements` coordinates is encoded and sealed by itself."""
+class UpdateFormat(_Grown):
+    """How deltas travel: each window of `window_elements` coordinates is encoded and sealed by itself. docs/codecs.md compares.
 
-    encoding: Literal["float32", "float16"] = "float32"
+    Args:
+        keep_fraction: of `top_k`, which sends so many of the coordinates (0.01 by default) and keeps the rest for later rounds.
+    """
+
+    _later: ClassVar = ("keep_fraction",)
+
+    encoding: Codec = "int8"
     window_elements: Annotated[int, Field(ge=1024, le=16_777_216)] = 262_144
+    keep_fraction: Annotated[float | None, Field(gt=0, le=0.5)] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("encoding") == "top_k" and given.get("keep_fraction") is None:
+            return {**given, "keep_fraction": KEEP_FRACTION}
+        return given
+
+    @model_validator(mode="after")
+    def _check(self) -> "UpdateFormat":
+        if (self.keep_fraction is None) != (self.encoding != "top_k"):
+            raise ValueError(f"keep_fraction is of top_k, not of {self.encoding}")
+        return self
+
+    def keep(self, parameters: int) -> int:
+        """How many of so many coordinates `top_k` sends; 0 for any other encoding."""
+        return 0 if self.keep_fraction is None else max(1, round(self.keep_fraction * parameters))
+
+
+def name_codec(codec: str, keep_fraction: float | None = None) -> UpdateFormat:
+    """A plan's `update`, by the names that docs/codecs.md lists.
+
+    Raises:
+        Refusal: `plan_invalid`, naming what does not fit.
+    """
+    try:
+        return UpdateFormat.model_validate({"encoding": codec, "keep_fraction": keep_fraction})
+    except ValidationError as error:
+        raise Refusal(Code.PLAN_INVALID, f"The codec is not valid: {faults_of(error)}.") from error
+
+
+def read_model_encoding(name: str) -> ModelEncoding:
+    """Raises:
+    Refusal: `plan_invalid` for a name that is no encoding of models.
+    """
+    for known in get_args(ModelEncoding):
+        if known == name:
+            return known  # type: ignore[no-any-return]
+    raise Refusal(Code.PLAN_INVALID, f"There is no model encoding {name!r}: use {' or '.join(get_args(ModelEncoding))}.")
+
+
+def check_combination(update: UpdateFormat, aggregation: Aggregation) -> None:
+    """Raises:
+    Refusal: `plan_invalid` for `top_k` with a robust rule. Most coordinates are 0 in most of its updates, so that a median is;
+        and what a rule leaves out or cuts is lost, since the device takes it for delivered.
+    """
+    if update.encoding == "top_k" and aggregation.rule is not None:
+        raise Refusal(Code.PLAN_INVALID, f"top_k goes with the weighted mean only, not with the rule {aggregation.rule.name}.")
 
 
 class Plan(_Grown):
@@ -161,10 +219,11 @@ class Plan(_Grown):
         architecture: the model as Keras' own configuration (`keras.saving.serialize_keras_object`).
         loss: by Keras' name; `loss_options` are what its class takes, such as `from_logits`.
         weights: shape and dtype of each weight, in order, taken from the model that the architecture gives.
+        model_encoding: how the global model travels to devices; it is kept, and added to, as float32.
         max_examples: the most examples that one update may claim.
     """
 
-    _later: ClassVar = ("loss_options",)
+    _later: ClassVar = ("loss_options", "model_encoding")
 
     plan_version: Literal[1] = 1
     dataset: Annotated[str, Field(min_length=1, max_length=200)]
@@ -175,6 +234,7 @@ class Plan(_Grown):
     training: LocalTraining = LocalTraining()
     evaluation_batch_size: Annotated[int, Field(ge=1, le=65536)] = 1000
     update: UpdateFormat = UpdateFormat()
+    model_encoding: ModelEncoding = "float32"
     aggregation: Aggregation = FedAvgPlan()
     max_examples: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
     weights: Annotated[tuple[TensorSpec, ...], Field(min_length=1, max_length=10_000)]
@@ -184,6 +244,10 @@ class Plan(_Grown):
         foreign = sorted(set(foreign_classes(self.architecture)))
         if foreign:
             raise ValueError(f"the architecture uses {', '.join(foreign)}, which is not on the list of allowed layers")
+        try:
+            check_combination(self.update, self.aggregation)
+        except Refusal as refusal:
+            raise ValueError(refusal.detail.removesuffix(".")) from refusal
         if self.parameters > MAX_PARAMETERS:
             raise ValueError(f"the model has {self.parameters} parameters, more than {MAX_PARAMETERS}")
         return self

@@ -53,6 +53,7 @@ CATALOGUE: dict[Code, Entry] = {
     Code.TOO_FEW_FOR_RULE: Entry(409, "The task's aggregation rule needs more updates than were counted."),
     Code.AGGREGATE_NOT_FINITE: Entry(409, "The next model would hold NaN or infinity: nothing is published."),
     Code.AGGREGATOR_KEY_LOST: Entry(410, "The round's sealing key is lost, so its updates can't be opened."),
+    Code.PARTIAL_SUM_DAMAGED: Entry(410, "The sums that the aggregator keeps on its way do not fit together."),
     Code.AGGREGATOR_UNREACHABLE: Entry(503, "The aggregator does not answer: try again later."),
     Code.AGGREGATION_TIMEOUT: Entry(504, "The aggregator did not publish in time."),
     Code.TASK_CANCELLED: Entry(409, "The task was cancelled."),

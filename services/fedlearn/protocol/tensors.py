@@ -1,7 +1,7 @@
 """Model files: safetensors whose tensors are named by their index in the plan's manifest and lie in its order.
 
 Since names are padded ("00000", "00001", ...) and all tensors are float32, the file's data is the model's flat vector itself:
-it is read without a copy.
+it is read without a copy. For devices there may be a copy in float16, made alike.
 """
 
 import json
@@ -15,11 +15,11 @@ import numpy.typing as npt
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.learning import Weights
 from fedlearn.core.updates import Vector
-from fedlearn.protocol.plans import Plan
+from fedlearn.protocol.plans import ModelEncoding, Plan
 
 _LENGTH = struct.Struct("<Q")  # what a safetensors file begins with: the length of its JSON header
-_TYPES = {"float32": "F32"}
-_WIRE = np.dtype("<f4")
+_TYPES: dict[ModelEncoding, str] = {"float32": "F32", "float16": "F16"}
+_WIRES: dict[ModelEncoding, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 
 
 def tensor_name(index: int) -> str:
@@ -27,14 +27,14 @@ def tensor_name(index: int) -> str:
     return f"{index:05d}"
 
 
-def encode_model(weights: Weights, plan: Plan, state: str | None = None) -> bytes:
+def encode_model(weights: Weights, plan: Plan, state: str | None = None, *, encoding: ModelEncoding = "float32") -> bytes:
     """The model file of these weights; the same weights give the same bytes.
 
     Args:
         state: the digest of the server optimizer's state that belongs to this version, which the file then names.
 
     Raises:
-        Refusal: `model_mismatch` when count, shapes or dtypes are not the manifest's.
+        Refusal: `model_mismatch` when count, shapes or dtypes are not the manifest's, or a weight is beyond float16.
     """
     if len(weights) != len(plan.weights):
         raise _mismatch(f"the model has {len(weights)} weights, the plan {len(plan.weights)}")
@@ -43,29 +43,34 @@ def encode_model(weights: Weights, plan: Plan, state: str | None = None) -> byte
             raise _mismatch(f"weight {index} is {weight.dtype} {weight.shape}, in the plan {spec.dtype} {spec.shape}")
     # safetensors' own `save` writes two metadata entries in any order
     metadata = {"plan": plan.digest} if state is None else {"plan": plan.digest, "state": state}
-    header = json.dumps({"__metadata__": metadata, **_entries(plan)}, separators=(",", ":")).encode()
+    header = json.dumps({"__metadata__": metadata, **_entries(plan, encoding)}, separators=(",", ":")).encode()
     header = header.ljust(-(-len(header) // 8) * 8)
-    return b"".join((_LENGTH.pack(len(header)), header, *(np.ascontiguousarray(weight, _WIRE).data for weight in weights)))
+    try:
+        with np.errstate(over="raise"):
+            encoded = [np.ascontiguousarray(weight, _WIRES[encoding]).data for weight in weights]
+    except FloatingPointError as error:
+        raise _mismatch(f"a weight is beyond {encoding}: let the plan's model_encoding be float32") from error
+    return b"".join((_LENGTH.pack(len(header)), header, *encoded))
 
 
-def decode_model(body: bytes | memoryview, plan: Plan) -> list[npt.NDArray[Any]]:
-    """The weights of a model file in the manifest's order: read-only views into `body`.
+def decode_model(body: bytes | memoryview, plan: Plan, encoding: ModelEncoding = "float32") -> list[npt.NDArray[Any]]:
+    """The weights of a model file in the manifest's order: read-only views into `body`, or float32 of what is float16 there.
 
     Raises:
         Refusal: `model_mismatch` when the file is no safetensors, is damaged, or is not of this plan.
     """
-    return unflatten(decode_vector(body, plan), plan)
+    return unflatten(decode_vector(body, plan, encoding), plan)
 
 
-def decode_vector(body: bytes | memoryview, plan: Plan) -> Vector:
-    """The weights of a model file as one flat vector, shape (plan.parameters,): a read-only view into `body`.
+def decode_vector(body: bytes | memoryview, plan: Plan, encoding: ModelEncoding = "float32") -> Vector:
+    """The weights of a model file as one flat vector, float32, shape (plan.parameters,): a view into `body`, or a copy.
 
     Raises:
         Refusal: as `decode_model`.
     """
-    start = check_header(body, len(body), plan)
-    vector = np.frombuffer(body, _WIRE, count=plan.parameters, offset=start)
-    return vector.astype(np.float32, copy=False)  # a copy on big-endian machines only
+    start = check_header(body, len(body), plan, encoding)
+    vector = np.frombuffer(body, _WIRES[encoding], count=plan.parameters, offset=start)
+    return vector.astype(np.float32, copy=False)  # of float32 a copy on big-endian machines only
 
 
 def state_of(body: bytes | memoryview) -> str | None:
@@ -80,7 +85,7 @@ def header_bytes(plan: Plan) -> int:
     return _LENGTH.size + _longest_json(plan)
 
 
-def check_header(prefix: bytes | memoryview, size_bytes: int, plan: Plan) -> int:
+def check_header(prefix: bytes | memoryview, size_bytes: int, plan: Plan, encoding: ModelEncoding = "float32") -> int:
     """Check by its header alone that a model file of `size_bytes` is of this plan; returns where its data begin.
 
     Args:
@@ -101,10 +106,11 @@ def check_header(prefix: bytes | memoryview, size_bytes: int, plan: Plan) -> int
         header = json.loads(bytes(prefix[_LENGTH.size : start]))
     except (ValueError, RecursionError) as error:
         raise _mismatch("its header is no JSON") from error
-    for fault in _faults(header, plan):
+    for fault in _faults(header, plan, encoding):
         raise _mismatch(fault)
-    if size_bytes != start + _WIRE.itemsize * plan.parameters:
-        raise _mismatch(f"it has {size_bytes} bytes, its header says {start + _WIRE.itemsize * plan.parameters}")
+    due = start + _WIRES[encoding].itemsize * plan.parameters
+    if size_bytes != due:
+        raise _mismatch(f"it has {size_bytes} bytes, its header says {due}")
     return start
 
 
@@ -114,6 +120,16 @@ def flatten(weights: Weights) -> Vector:
     start = 0
     for weight in weights:
         vector[start : start + weight.size] = weight.reshape(-1)
+        start += weight.size
+    return vector
+
+
+def difference(weights: Weights, base: Weights) -> Vector:
+    """`weights` - `base` as one new vector, as `flatten` has it."""
+    vector: Vector = np.empty(sum(weight.size for weight in weights), np.float32)
+    start = 0
+    for weight, other in zip(weights, base, strict=True):
+        np.subtract(weight.reshape(-1), other.reshape(-1), out=vector[start : start + weight.size])
         start += weight.size
     return vector
 
@@ -133,7 +149,7 @@ def unflatten(vector: Vector, plan: Plan) -> list[npt.NDArray[Any]]:
     return weights
 
 
-def _faults(header: object, plan: Plan) -> Iterator[str]:
+def _faults(header: object, plan: Plan, encoding: ModelEncoding) -> Iterator[str]:
     """What keeps a header from being this plan's, worst first."""
     if not isinstance(header, dict):
         yield "its header is no JSON object"
@@ -145,17 +161,17 @@ def _faults(header: object, plan: Plan) -> Iterator[str]:
     if header.keys() - {"__metadata__"} != names:
         yield f"its tensors are not named {tensor_name(0)} to {tensor_name(len(names) - 1)}"
         return
-    for name, entry in _entries(plan).items():
+    for name, entry in _entries(plan, encoding).items():
         if header[name] != entry:
             yield f"tensor {name} is not {entry}"
 
 
-def _entries(plan: Plan) -> dict[str, dict[str, object]]:
+def _entries(plan: Plan, encoding: ModelEncoding) -> dict[str, dict[str, object]]:
     entries: dict[str, dict[str, object]] = {}
     start = 0
     for index, spec in enumerate(plan.weights):
-        end = start + _WIRE.itemsize * spec.elements
-        entries[tensor_name(index)] = {"dtype": _TYPES[spec.dtype], "shape": list(spec.shape), "data_offsets": [start, end]}
+        end = start + _WIRES[encoding].itemsize * spec.elements
+        entries[tensor_name(index)] = {"dtype": _TYPES[encoding], "shape": list(spec.shape), "data_offsets": [start, end]}
         start = end
     return entries
 

@@ -18,13 +18,14 @@ _TYPE = "fedlearn-ticket+jwt"  # no token of another kind is taken for a ticket,
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What a ticket grants: this device may bring one update to this round."""
+    """What a ticket grants: this device may bring one update to this round, to the aggregator of this number."""
 
     device: str
     task: str
     round: int
     plan_digest: str
     base_sha256: str
+    aggregator: int = 0
 
 
 class _Claims(BaseModel):
@@ -37,6 +38,7 @@ class _Claims(BaseModel):
     round: Annotated[int, Field(ge=1)]
     plan: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     base: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    aggregator: Annotated[int, Field(ge=0)] = 0
     iat: int
     exp: int
 
@@ -67,6 +69,7 @@ class TicketSigner:
             round=ticket.round,
             plan=ticket.plan_digest,
             base=ticket.base_sha256,
+            aggregator=ticket.aggregator,
             iat=int(now),
             exp=int(now + seconds),
         )
@@ -105,7 +108,7 @@ class TicketVerifier:
                 Code.TICKET_FOREIGN,
                 f"The ticket is for {claims.sub} in round {claims.task}/{claims.round}, not for {device} in {task}/{round}.",
             )
-        return Ticket(claims.sub, claims.task, claims.round, claims.plan, claims.base)
+        return Ticket(claims.sub, claims.task, claims.round, claims.plan, claims.base, claims.aggregator)
 
     def _claims(self, token: str, now: float) -> _Claims:
         try:

@@ -11,7 +11,7 @@ import os
 import struct
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +19,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fedlearn.core.errors import Code, Refusal
+from fedlearn.protocol.codecs import NAMES, Bytes, Codec, Encoding, Plain, TopK, codec_of
 from fedlearn.protocol.sealing import CONTENT_KEY_BYTES, WRAPPED_BYTES, SealingKey, SealingPublicKey
-
-Encoding = Literal["float32", "float16", "float64"]
-Bytes = bytes | bytearray | memoryview
 
 MAGIC = b"FLSEALED"
 VERSION = 1
@@ -30,9 +28,7 @@ TAG_BYTES = 16
 MAX_METADATA_BYTES = 65_536
 _METADATA_STEP = 512  # metadata is padded to a multiple, so that an envelope's length says nothing about what is in it
 _FIXED = struct.Struct("<8sHBBIQ16sI")  # magic, version, encoding, compression, window_elements, parameters, kid, wrapped_bytes
-_WIRE: dict[Encoding, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2"), "float64": np.dtype("<f8")}
-_CODES: dict[Encoding, int] = {"float32": 1, "float16": 2, "float64": 3}
-_ENCODINGS = {code: encoding for encoding, code in _CODES.items()}
+_KINDS = frozenset((code, codec_of(encoding, 0).compressed) for code, encoding in NAMES.items())
 
 
 class Span(NamedTuple):
@@ -44,11 +40,20 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a vector is cut and encoded. Window 0 is the metadata, windows 1 to `windows` are the coordinates in order."""
+    """How a vector is cut and encoded. Window 0 is the metadata, windows 1 to `windows` are the coordinates in order.
+
+    Args:
+        keep: with `top_k`, how many values are not 0.
+    """
 
     parameters: int
     encoding: Encoding
     window_elements: int
+    keep: int = 0
+
+    @property
+    def codec(self) -> Codec:
+        return codec_of(self.encoding, self.keep)
 
     @property
     def windows(self) -> int:
@@ -62,8 +67,17 @@ class Layout:
     @property
     def max_bytes(self) -> int:
         """The longest that a sealed vector of this layout can be."""
-        body = self.parameters * _WIRE[self.encoding].itemsize + self.windows * TAG_BYTES
-        return self.header_bytes + MAX_METADATA_BYTES + TAG_BYTES + body
+        return self.header_bytes + MAX_METADATA_BYTES + TAG_BYTES + self._longest_body
+
+    @property
+    def _longest_body(self) -> int:
+        codec, whole = self.codec, self.parameters // self.window_elements
+        body = whole * codec.longest(self.window_elements) + self.windows * TAG_BYTES
+        if whole < self.windows:
+            body += codec.longest(self.parameters % self.window_elements)
+        if isinstance(codec, TopK):  # what one window holds is missing in the others
+            body = min(body, codec.longest(self.parameters) + self.windows * (TAG_BYTES + codec.longest(0)))
+        return body
 
     def elements(self, index: int) -> range:
         """The coordinates of window `index` (from 1)."""
@@ -75,9 +89,11 @@ class Layout:
         part = self.elements(index)
         return vector[part.start : part.stop]
 
-    def sealed_bytes(self, index: int) -> int:
-        """The length of window `index` (from 1) with its tag."""
-        return len(self.elements(index)) * _WIRE[self.encoding].itemsize + TAG_BYTES
+    def sealed_bytes(self, index: int) -> range:
+        """What length window `index` (from 1) may have with its tag; one only, unless it is compressed."""
+        codec = self.codec
+        longest = codec.longest(len(self.elements(index))) + TAG_BYTES
+        return range(TAG_BYTES + 1 if codec.compressed else longest, longest + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,25 +122,46 @@ class Header:
         return self.offsets[-1]
 
 
-def seal_vector(vector: npt.NDArray[Any], metadata: bytes, *, key: SealingPublicKey, info: bytes, layout: Layout) -> bytes:
+def seal_vector(
+    vector: npt.NDArray[Any],
+    metadata: bytes,
+    *,
+    key: SealingPublicKey,
+    info: bytes,
+    layout: Layout,
+    rng: np.random.Generator | None = None,
+) -> bytes:
     """Seal a vector for the owner of `key`, who opens it with the same `info` only. The output is written once, in place.
 
     Args:
         vector: shape (layout.parameters,), float32, or float64 for the encoding of that name.
         metadata: at most 65,536 bytes; spaces are appended, so it should be JSON.
+        rng: decides how `int8` rounds; by default nobody knows how.
 
     Raises:
-        Refusal: `update_shape`, `update_dtype`; `update_too_large` for the metadata; `update_not_finite` when a finite value
-            is beyond float16. It is never clipped: a delta of 65,504 is no update but a model that has diverged.
+        Refusal: `update_shape`, `update_dtype`; `update_too_large` for the metadata, or more values than `top_k` keeps;
+            `update_not_finite` when a finite value is beyond float16, or int8 is to hold one that is not finite. Nothing is
+            clipped: a delta of 65,504 is no update but a model that has diverged.
     """
     _check_vector(vector, layout)
     padded = metadata.ljust(-(-len(metadata) // _METADATA_STEP) * _METADATA_STEP)
     if len(padded) > MAX_METADATA_BYTES:
         raise Refusal(Code.UPDATE_TOO_LARGE, f"The metadata has {len(metadata)} bytes; {MAX_METADATA_BYTES} are allowed.")
     content_key = os.urandom(CONTENT_KEY_BYTES)
-    sizes = [len(padded) + TAG_BYTES, *(layout.sealed_bytes(index) for index in range(1, layout.windows + 1))]
-    code, kid = _CODES[layout.encoding], bytes.fromhex(key.kid)
-    fixed = _FIXED.pack(MAGIC, VERSION, code, 0, layout.window_elements, layout.parameters, kid, WRAPPED_BYTES)
+    codec, rng = layout.codec, rng or np.random.default_rng()
+
+    def encode(index: int) -> Bytes:
+        return codec.encode(layout.cut(vector, index), rng)
+
+    numbers = range(1, layout.windows + 1)
+    # compressed windows are made before, since the header tells their lengths; they are short
+    made = {index: encode(index) for index in numbers} if codec.compressed else {}
+    lengths = (len(made[index]) if made else codec.longest(len(layout.elements(index))) for index in numbers)
+    sizes = [len(padded) + TAG_BYTES, *(length + TAG_BYTES for length in lengths)]
+    kid = bytes.fromhex(key.kid)
+    fixed = _FIXED.pack(
+        MAGIC, VERSION, codec.code, codec.compressed, layout.window_elements, layout.parameters, kid, WRAPPED_BYTES
+    )
     header = fixed + key.wrap(content_key, info) + struct.pack(f"<{len(sizes)}I", *sizes)
     digest = hashlib.sha256(header).digest()
     cipher = AESGCM(content_key)
@@ -136,7 +173,7 @@ def seal_vector(vector: npt.NDArray[Any], metadata: bytes, *, key: SealingPublic
     with stream.getbuffer() as output:
         start = len(header)
         for index, size in enumerate(sizes):
-            plain = padded if index == 0 else _encode(layout.cut(vector, index), layout.encoding)
+            plain = padded if index == 0 else made.pop(index) if made else encode(index)
             cipher.encrypt_into(_nonce(index, layout), plain, digest, output[start : start + size])
             start += size
     return stream.getvalue()
@@ -152,7 +189,7 @@ def read_header(prefix: Bytes, layout: Layout) -> Header:
     if len(prefix) < _FIXED.size:
         raise Refusal(Code.UPDATE_MALFORMED, f"{len(prefix)} bytes are no sealed header.")
     magic, version, encoding, compression, window_elements, parameters, kid, wrapped_bytes = _FIXED.unpack_from(prefix)
-    if (magic, version, compression, wrapped_bytes) != (MAGIC, VERSION, 0, WRAPPED_BYTES) or encoding not in _ENCODINGS:
+    if (magic, version, wrapped_bytes) != (MAGIC, VERSION, WRAPPED_BYTES) or (encoding, compression) not in _KINDS:
         raise Refusal(Code.UPDATE_MALFORMED, "This is no sealed vector of version 1.")
     if parameters > layout.parameters:
         raise Refusal(Code.UPDATE_TOO_LARGE, f"It claims {parameters} parameters; {layout.parameters} are due.")
@@ -162,8 +199,8 @@ def read_header(prefix: Bytes, layout: Layout) -> Header:
             f"It holds {parameters} parameters in windows of {window_elements}; "
             f"{layout.parameters} in windows of {layout.window_elements} are due.",
         )
-    if _ENCODINGS[encoding] != layout.encoding:
-        raise Refusal(Code.UPDATE_DTYPE, f"It is encoded as {_ENCODINGS[encoding]}; {layout.encoding} is due.")
+    if NAMES[encoding] != layout.encoding:
+        raise Refusal(Code.UPDATE_DTYPE, f"It is encoded as {NAMES[encoding]}; {layout.encoding} is due.")
     if len(prefix) < layout.header_bytes:
         raise Refusal(Code.UPDATE_MALFORMED, f"The header is cut off after {len(prefix)} of {layout.header_bytes} bytes.")
     sizes = struct.unpack_from(f"<{1 + layout.windows}I", prefix, _FIXED.size + WRAPPED_BYTES)
@@ -171,7 +208,7 @@ def read_header(prefix: Bytes, layout: Layout) -> Header:
         raise Refusal(Code.UPDATE_TOO_LARGE, f"The metadata claims {sizes[0]} bytes; {MAX_METADATA_BYTES} are allowed.")
     if sizes[0] < TAG_BYTES:
         raise Refusal(Code.UPDATE_MALFORMED, f"The metadata claims {sizes[0]} bytes, less than a tag.")
-    if any(size != layout.sealed_bytes(index) for index, size in enumerate(sizes[1:], start=1)):
+    if any(size not in layout.sealed_bytes(index) for index, size in enumerate(sizes[1:], start=1)):
         raise Refusal(Code.UPDATE_SHAPE, "The windows' lengths do not tile the vector.")
     return Header(
         layout,
@@ -218,19 +255,23 @@ class Opening:
             out: contiguous, float32 (float64 for that encoding), shape (elements of the window,).
 
         Raises:
-            Refusal: as `metadata`.
+            Refusal: as `metadata`; `update_malformed` or `update_too_large` for what does not unpack to this window.
         """
         self._check_length(index, sealed)
         layout = self.header.layout
-        # where encoding and memory agree, the plaintext is written straight to its place
-        wire = _WIRE[layout.encoding]
-        target = out if out.dtype == wire else np.empty(len(out), wire)
+        codec, nonce = layout.codec, _nonce(index, layout)
         try:
-            self._cipher.decrypt_into(_nonce(index, layout), sealed, self.header.digest, target.data.cast("B"))
+            if isinstance(codec, Plain):
+                # where encoding and memory agree, the plaintext is written straight to its place
+                target = out if out.dtype == codec.wire else np.empty(len(out), codec.wire)
+                self._cipher.decrypt_into(nonce, sealed, self.header.digest, target.data.cast("B"))
+                if target is not out:
+                    out[:] = target
+                return
+            plain = self._cipher.decrypt(nonce, sealed, self.header.digest)
         except InvalidTag as error:
             raise self._tampered(index) from error
-        if target is not out:
-            out[:] = target
+        codec.decode(plain, out)
 
     def _check_length(self, index: int, sealed: Bytes) -> None:
         due = self.header.span(index).length
@@ -273,20 +314,6 @@ def open_vector(
 
 def _nonce(index: int, layout: Layout) -> bytes:
     return struct.pack("<Q3xB", index, index == layout.windows)
-
-
-def _encode(part: npt.NDArray[Any], encoding: Encoding) -> memoryview:
-    wire = _WIRE[encoding]
-    if part.dtype != wire:
-        try:
-            with np.errstate(over="raise"):
-                part = part.astype(wire)
-        except FloatingPointError as error:
-            raise Refusal(
-                Code.UPDATE_NOT_FINITE,
-                f"A value does not fit {encoding}: lower the learning rate, or let the plan use float32.",
-            ) from error
-    return np.ascontiguousarray(part).data.cast("B")
 
 
 def _memory_dtype(layout: Layout) -> np.dtype[Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fedlearn.adapters.operator import OperatorClient
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ports import ALIVE_STATES
-from fedlearn.protocol.messages import RoundView, TaskView, VersionView
+from fedlearn.protocol.views import RoundView, TaskView, VersionView
 from fedlearn.reporting.history import RoundFigures, figures
 
 ALIVE = ALIVE_STATES | {"waiting_for_model"}

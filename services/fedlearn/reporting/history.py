@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from fedlearn.core.rounds import Standing
-from fedlearn.protocol.messages import RoundView, VersionView
+from fedlearn.protocol.views import RoundView, VersionView
 
 
 class RoundFigures(BaseModel):

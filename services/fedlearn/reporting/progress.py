@@ -10,7 +10,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from fedlearn.protocol.messages import RoundView
+from fedlearn.protocol.views import RoundView
 from fedlearn.reporting.history import RoundFigures
 
 

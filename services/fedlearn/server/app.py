@@ -5,7 +5,7 @@ import secrets
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import numpy as np
 from fastapi import Depends, FastAPI
@@ -16,7 +16,7 @@ from fedlearn.adapters.gate import make_gate
 from fedlearn.adapters.http import ServiceClient, TokenFile
 from fedlearn.adapters.objects import object_store
 from fedlearn.adapters.web import listen, make_app, serve
-from fedlearn.config import ClusterSettings, ServerSettings
+from fedlearn.config import ClusterSettings, ServerSettings, addresses
 from fedlearn.core.errors import Code
 from fedlearn.core.replicas import LeaderLock
 from fedlearn.core.selection import Pace
@@ -51,19 +51,18 @@ def build_app(settings: ServerSettings, address: str = "") -> FastAPI:
     """
     store = DatabaseRoundStore(settings.database_url)
     store.migrate()
-    client = ServiceClient(
-        settings.aggregator_url,
-        "aggregator",
-        token=TokenFile(settings.aggregator_token_file),
-        unreachable=Code.AGGREGATOR_UNREACHABLE,
-    )
+    pass_ = TokenFile(settings.aggregator_token_file)
+    aggregators = [
+        ServiceClient(url, "aggregator", token=pass_, unreachable=Code.AGGREGATOR_UNREACHABLE)
+        for url in addresses(settings.aggregator_url)
+    ]
     cluster = _join(settings.cluster)
     roster = Roster(time.time, cluster)
     around = Surroundings(
         store=store,
         models=object_store(settings.storage, settings.storage.models_bucket),
         fleet=Fleet(is_leaving=roster.is_leaving),
-        aggregator=AggregatorClient(client),
+        aggregator=AggregatorClient(*aggregators),
         signer=TicketSigner(*store.signing_key(make_signing_key, time.time())),
         clock=time.time,
         rng=np.random.default_rng(),
@@ -88,7 +87,9 @@ def build_app(settings: ServerSettings, address: str = "") -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with client, seldom_full_collections():
+        async with AsyncExitStack() as clients, seldom_full_collections():
+            for client in aggregators:
+                await clients.enter_async_context(client)
             cluster.start(fleet_changed)
             await (coordinator if replica is None else replica).start()
             yield

@@ -17,7 +17,7 @@ _PATIENCE_SECONDS = 12.0  # for a leader; a bit more than it costs to find a new
 _ANSWER_SECONDS = 30.0
 _LOOK_AGAIN_SECONDS = 0.5
 _PASSED_ON = ("authorization", "content-type", "accept", "user-agent")
-_GIVEN_BACK = ("content-type", "www-authenticate", "allow")
+_GIVEN_BACK = ("content-type", "www-authenticate", "allow", "retry-after")
 _HEADER = "Fedlearn-Forwarded"
 
 

@@ -7,6 +7,7 @@ goes on in the phase that is stored there. All events that have gathered are app
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import ParamSpec, TypeVar
 
 from fedlearn.adapters.http import persist, spawn
@@ -343,16 +344,17 @@ class TaskRunner(TaskWatch):
     async def _open(self, round_: Round) -> None:
         around = self._around
         try:
-            await persist(lambda: around.aggregator.open_round(round_, self._plan))
-            self.prepare(round_)
-            await self.tell(round_.id, rounds.RoundOpened())
+            opened = await persist(lambda: around.aggregator.open_round(round_, self._plan))
+            start = None if opened.served is None else opened.served.ref()
+            self.prepare(replace(round_, start=start))
+            await self.tell(round_.id, rounds.RoundOpened(start))
         except Refusal as refusal:
             await self._fail(round_.id, refusal)
 
     async def _close(self, round_id: RoundId) -> None:
         while True:
             try:
-                await persist(lambda: self._around.aggregator.close_round(round_id))
+                await persist(lambda: self._around.aggregator.close_round(round_id, self._plan))
             except Refusal as refusal:
                 await self._fail(round_id, refusal)
                 return

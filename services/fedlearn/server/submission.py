@@ -8,9 +8,10 @@ from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import TaskId
 from fedlearn.core.ports import Task
 from fedlearn.core.rounds import ModelRef
-from fedlearn.protocol.messages import TaskAccepted, TaskSubmission, Upload
+from fedlearn.protocol.messages import Upload
 from fedlearn.protocol.plans import read_plan
 from fedlearn.protocol.tensors import check_header, header_bytes
+from fedlearn.protocol.views import TaskAccepted, TaskSubmission
 from fedlearn.server.coordinator import Coordinator
 from fedlearn.telemetry.logs import log
 

@@ -6,18 +6,17 @@ from fedlearn.core.ids import DeviceId, RoundId
 from fedlearn.core.pods import Pod
 from fedlearn.core.ports import Clock, ModelVersion, Task
 from fedlearn.core.rounds import Round, Standing
-from fedlearn.protocol.messages import (
+from fedlearn.protocol.messages import Model, timestamp
+from fedlearn.protocol.views import (
     DevicePart,
     DevicePod,
     DeviceView,
     FleetView,
-    Model,
     ParticipantView,
     Policy,
     RoundView,
     TaskView,
     VersionView,
-    timestamp,
 )
 from fedlearn.server.coordinator import Coordinator
 from fedlearn.server.roster import Cluster, Roster, Visit, pod_of

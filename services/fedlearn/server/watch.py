@@ -6,7 +6,7 @@ import contextlib
 from fedlearn.core.ids import DeviceId, TaskId
 from fedlearn.core.ports import ALIVE_STATES, Task
 from fedlearn.core.rounds import OUTSTANDING, Phase, Round
-from fedlearn.protocol.messages import Assignment
+from fedlearn.protocol.messages import Assignment, Model
 from fedlearn.protocol.plans import Plan
 from fedlearn.server.assignments import Assigner
 from fedlearn.server.cohort import Cohort
@@ -79,7 +79,17 @@ class TaskWatch:
         """From now on the round's devices can be given their assignments."""
         around = self._around
         grace, steps = around.ticket_grace_seconds, around.speeds.steps(round_.participants, self._plan)
-        self._assigner = Assigner(self._task, round_, around.models, around.signer, grace_seconds=grace, steps=steps)
+        start = Model.of(round_.start or round_.base)
+        self._assigner = Assigner(
+            self._task,
+            round_,
+            around.models,
+            around.signer,
+            start=start,
+            grace_seconds=grace,
+            steps=steps,
+            aggregators=around.aggregator.shared_by(self._plan),
+        )
 
     def show(self, round_: Round) -> None:
         """This is the task's round now, and it is durable."""

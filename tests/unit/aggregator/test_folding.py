@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from fedlearn.adapters.memory import MemoryObjectStore
+from fedlearn.aggregator import folding as folding_module
+from fedlearn.aggregator import streaming
 from fedlearn.aggregator.folding import Folding
 from fedlearn.aggregator.layout import update_key
 from fedlearn.core.errors import Code, Outage, Refusal
@@ -25,8 +27,11 @@ def sealed() -> SealedRound:
     return SealedRound(MemoryObjectStore())
 
 
-@pytest.fixture
-def folding(sealed: SealedRound) -> Folding:
+@pytest.fixture(params=["whole", "streamed"])
+def folding(request: pytest.FixtureRequest, sealed: SealedRound, monkeypatch: pytest.MonkeyPatch) -> Folding:
+    if request.param == "streamed":
+        monkeypatch.setattr(folding_module, "LARGE_BYTES", 0)
+        monkeypatch.setattr(streaming, "_SPAN_BYTES", 2500)
     return Folding(sealed.descriptor, sealed.plan, sealed.key, sealed.store)
 
 
@@ -246,11 +251,13 @@ def test_there_is_no_total_when_an_update_that_counts_is_gone(sealed: SealedRoun
     assert caught.value.code is Code.UPDATE_MISSING
 
 
-def test_no_more_buffers_are_held_than_updates_are_opened_at_once(sealed: SealedRound, folding: Folding) -> None:
-    digests = {device: sealed.bring(device, update) for device, update in updates_of(20).items()}
+def test_no_more_buffers_are_held_than_the_ring_has_and_than_updates_are_opened_at_once(
+    sealed: SealedRound, folding: Folding
+) -> None:
+    digests = {device: sealed.bring(device, update) for device, update in updates_of(40).items()}
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(lambda item: folding.consider(*item), digests.items()))
-    assert len(folding._buffers._free) <= 2
+    assert len(folding._buffers._free) + len(folding._checked) <= 8 + 2
 
 
 def test_the_hold_out_metrics_are_means_weighted_by_what_was_held_out(sealed: SealedRound, folding: Folding) -> None:

@@ -9,7 +9,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedlearn.adapters.memory import MemoryObjectStore
-from fedlearn.aggregator.layout import CloseRecord, Descriptor, close_key, descriptor_key, round_prefix
+from fedlearn.aggregator.layout import (
+    CloseRecord,
+    Descriptor,
+    close_key,
+    descriptor_key,
+    partials_prefix,
+    round_prefix,
+    updates_prefix,
+)
 from fedlearn.aggregator.rounds import Rounds
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
@@ -66,7 +74,13 @@ class House:
 
     @asynccontextmanager
     async def rounds(
-        self, *, min_cohort: int = 2, identity: Ed25519PrivateKey = IDENTITY, upload_seconds: int = 900, recover: bool = True
+        self,
+        *,
+        min_cohort: int = 2,
+        identity: Ed25519PrivateKey = IDENTITY,
+        upload_seconds: int = 900,
+        recover: bool = True,
+        **more: Any,
     ) -> AsyncIterator[Rounds]:
         rounds = Rounds(
             models=self.models,
@@ -76,6 +90,7 @@ class House:
             min_cohort=min_cohort,
             upload_seconds=upload_seconds,
             workers=2,
+            **more,
         )
         try:
             if recover:
@@ -109,10 +124,14 @@ async def refused(call: Awaitable[object] | Callable[[], object]) -> Code:
 
 async def feed(house: House, rounds: Rounds, updates: dict[DeviceId, Update]) -> None:
     """Open the round, and bring all these updates."""
+    await bring(house, rounds, updates)
+    await until(lambda: house.server.reported() == set(updates))
+
+
+async def bring(house: House, rounds: Rounds, updates: dict[DeviceId, Update]) -> None:
     open_round = await rounds.open(ROUND, OPENING)
     for device, update in updates.items():
         rounds.uploaded(open_round, device, house.sealed().bring(device, update))
-    await until(lambda: house.server.reported() == set(updates))
 
 
 async def test_a_round_is_opened_fed_closed_and_swept(house: House) -> None:
@@ -225,12 +244,12 @@ async def test_what_is_granted_is_bound_and_bounded(house: House) -> None:
         open_round = await rounds.open(ROUND, OPENING)
         body = house.sealed().seal(A, random_update(PLAN, 1))
         digest = hashlib.sha256(body).hexdigest()
-        granted = rounds.grant(open_round, A, len(body), digest)
+        granted = rounds.desk.grant(open_round.folding, A, len(body), digest)
         assert house.updates.bucket.request("PUT", granted.url, body, granted.headers)[0] == 200
         assert house.keys()[-1].endswith(f"updates/a/{digest}")
         before = metrics.UPDATES.labels(Code.UPDATE_TOO_LARGE)._value.get()
         with pytest.raises(Refusal) as caught:
-            rounds.grant(open_round, A, open_round.folding.max_update_bytes + 1, digest)
+            rounds.desk.grant(open_round.folding, A, open_round.folding.max_update_bytes + 1, digest)
         assert caught.value.code is Code.UPDATE_TOO_LARGE
         assert metrics.UPDATES.labels(Code.UPDATE_TOO_LARGE)._value.get() - before == 1
 
@@ -242,9 +261,9 @@ async def test_a_counted_device_is_granted_no_other_update(house: House) -> None
         open_round, device = rounds.find(ROUND), next(iter(updates))
         counted = open_round.folding.folded_digest(device)
         assert counted is not None
-        rounds.grant(open_round, device, 100, counted)
+        rounds.desk.grant(open_round.folding, device, 100, counted)
         with pytest.raises(Refusal) as caught:
-            rounds.grant(open_round, device, 100, "0" * 64)
+            rounds.desk.grant(open_round.folding, device, 100, "0" * 64)
         assert caught.value.code is Code.UPDATE_REPEATED
 
 
@@ -283,6 +302,43 @@ async def test_a_result_whose_answer_was_lost_is_reported_again_and_is_the_same(
         await rounds.close(ROUND)
         await until(lambda: len(house.server.results) == 2)
         assert house.server.results[0] == house.server.results[1]
+
+
+async def test_after_every_few_updates_their_sum_takes_their_place_in_storage_and_is_gone_on_from(house: House) -> None:
+    updates = updates_of(7)
+    devices = list(updates)
+    async with house.rounds(save_every=2) as rounds:
+        await rounds.open(ROUND, OPENING)
+        await bring(house, rounds, {device: updates[device] for device in devices[:5]})
+        await until(lambda: len(house.server.reported()) == 5)
+        await until(lambda: len(house.updates.list(updates_prefix(ROUND))) <= 1)
+    async with house.rounds(save_every=2) as rounds:
+        await until(lambda: len(house.server.reported()) == 5)
+        assert await rounds.senders(rounds.find(ROUND)) == set(devices[:5])
+        await bring(house, rounds, {device: updates[device] for device in devices[5:]})
+        await rounds.close(ROUND)
+        await until(lambda: bool(house.server.results))
+    result = house.server.results[0]
+    assert (set(result.contributors), result.examples) == (set(devices), sum(update.examples for update in updates.values()))
+    assert np.abs(decode_vector(house.models.get(result.model.key), PLAN) - next_model(BASE_FILE, updates)).max() < 1e-6
+
+
+async def test_a_round_that_another_process_has_gone_on_with_is_begun_anew_from_storage(house: House) -> None:
+    updates = updates_of(4)
+    devices = list(updates)
+    async with house.rounds(save_every=3) as stale, house.rounds(save_every=3) as rounds:
+        await stale.open(ROUND, OPENING)
+        await rounds.open(ROUND, OPENING)
+        await bring(house, stale, {device: updates[device] for device in devices[:2]})
+        await until(lambda: len(house.server.reported()) == 2)
+        await bring(house, rounds, {device: updates[device] for device in devices[1:]})
+        await until(lambda: house.updates.list(partials_prefix(ROUND, 0)) != [])
+        await bring(house, stale, {devices[2]: updates[devices[2]]})
+        await until(lambda: stale.find(ROUND).folding._chain.number == 1)
+        await until(lambda: stale.find(ROUND).folding.counts().folded.keys() == set(devices))
+        await stale.close(ROUND)
+        await until(lambda: bool(house.server.results))
+    assert set(house.server.results[0].contributors) == set(devices)
 
 
 async def test_an_aggregator_with_another_identity_says_that_the_key_is_lost(house: House) -> None:

@@ -9,7 +9,8 @@ from typer.testing import CliRunner, Result
 
 from fedlearn.cli.app import build
 from fedlearn.core.errors import Code, FedlearnError
-from fedlearn.protocol.messages import DevicePart, DevicePod, DeviceView, FleetView, Unfit
+from fedlearn.protocol.messages import Unfit
+from fedlearn.protocol.views import DevicePart, DevicePod, DeviceView, FleetView
 from support.played_api import Answer, PlayedApi, failure, played_api
 
 DEVICE = DeviceView(

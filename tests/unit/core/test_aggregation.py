@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -41,6 +43,22 @@ def test_the_mean_is_numpys_weighted_average_in_any_order_of_arrival(order: list
     updates = some_updates(12)
     mean = folded([updates[i] for i in order]).mean()
     np.testing.assert_allclose(mean, direct_mean(updates), rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("parameters", [1, 2, 3, 16_383, 16_385, 300_001, 600_001])
+@pytest.mark.parametrize("groups", [[1] * 12, [12], [5, 7], [8, 1, 3], [2, 10]], ids=str)
+def test_updates_are_added_to_the_same_bits_however_many_are_added_at_once(parameters: int, groups: list[int]) -> None:
+    updates = some_updates(12, seed=2, parameters=parameters)
+    direct = np.zeros(parameters)
+    for update in updates:
+        direct += update.delta.astype(np.float64) * update.examples
+    total, left = WeightedSum(parameters), updates
+    with ThreadPoolExecutor(2) as threads:
+        for size in groups:
+            total.fold_all(left[:size], threads, cores=2)
+            left = left[size:]
+    assert (total.mean() * total.examples == direct / total.examples * total.examples).all()
+    assert total.updates == 12
 
 
 @pytest.mark.parametrize("cut", [1, 5, 11])

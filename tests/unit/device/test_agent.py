@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -22,16 +23,7 @@ from fedlearn.device.agent import Agent, Home
 from fedlearn.device.workshop import Workshop
 from fedlearn.learning.synthetic import SyntheticLearner
 from fedlearn.protocol.eligibility import DeviceDemands
-from fedlearn.protocol.messages import (
-    Assignment,
-    CheckIn,
-    ComeBack,
-    DropOut,
-    Model,
-    RoundName,
-    UploadDone,
-    UploadRequest,
-)
+from fedlearn.protocol.messages import Assignment, CheckIn, ComeBack, DropOut, Model, RoundName, UploadDone, UploadRequest
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingKey, SignedSealingKey
 from fedlearn.protocol.tensors import decode_model, flatten
@@ -105,6 +97,10 @@ class Services:
 
     # the aggregator
 
+    def at(self, number: int) -> Self:
+        assert number == 0
+        return self
+
     async def sealing_key(self, round_id: RoundId) -> SignedSealingKey:
         self._perhaps_fail("sealing_key")
         key = self.round.key if round_id == ROUND else SealingKey.generate(round_id)
@@ -146,7 +142,7 @@ async def running(
         server=played, aggregator=played, identity=IDENTITY.public_key(), make_learner=make_learner, compute=compute
     )
     workshop.transfer = played
-    home = Home(slot=2, dataset="mnist", shard=SHARD, seed=5, seed_name=seed_name, runtime="synthetic")
+    home = Home(2, "mnist", SHARD, seed=5, seed_name=seed_name, runtime="synthetic", state=Path("nowhere"))
     agent = Agent(home, workshop, played, 30.0, conditions)
     work = asyncio.create_task(agent.run())
     try:

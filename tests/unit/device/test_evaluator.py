@@ -14,8 +14,9 @@ from fedlearn.device import evaluator
 from fedlearn.device.evaluator import Evaluator
 from fedlearn.device.workshop import Workshop
 from fedlearn.learning.synthetic import SyntheticLearner
-from fedlearn.protocol.messages import Evaluation, EvaluationJob, Model
+from fedlearn.protocol.messages import Model
 from fedlearn.protocol.plans import Plan
+from fedlearn.protocol.views import Evaluation, EvaluationJob
 from support.desk import until
 from support.sealed import BASE, BASE_FILE, PLAN
 

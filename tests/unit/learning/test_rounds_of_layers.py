@@ -26,6 +26,7 @@ from fedlearn.learning.tasks import Task
 from fedlearn.learning.training import KerasLearner
 from fedlearn.protocol.envelope import UpdateContext, seal
 from fedlearn.protocol.messages import Model, RoundResult
+from fedlearn.protocol.plans import name_codec as codec
 from fedlearn.protocol.sealing import SealingKey
 from fedlearn.protocol.tensors import decode_model, flatten
 
@@ -158,7 +159,7 @@ def test_a_round_trains_it_and_the_aggregate_is_numpys(name: str) -> None:
     model = MODELS[name]()
     metrics = ["accuracy", "sparse_top_k_categorical_accuracy", "sparse_categorical_crossentropy"]
     model.compile(keras.optimizers.Adam(0.02), "sparse_categorical_crossentropy", metrics=metrics)
-    prepared = prepare(Task(model=model, dataset="mine", epochs=8, batch_size=8))
+    prepared = prepare(Task(model=model, dataset="mine", epochs=8, batch_size=8, update=codec("float32")))
     plan, learner, data = prepared.plan, KerasLearner(prepared.plan), shards(model)
     base = decode_model(prepared.version_0, plan)
     round_ = Round(prepared)

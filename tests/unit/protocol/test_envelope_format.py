@@ -6,15 +6,18 @@ It knows primitives alone: ML-KEM, X25519, SHA-2, SHA-3, HMAC and AES-GCM. When 
 import hashlib
 import hmac
 import json
+import math
 import struct
 
 import numpy as np
 import pytest
+import zstandard
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fedlearn.core.ids import RoundId, TaskId
+from fedlearn.core.sparsity import split
 from fedlearn.core.updates import Update
 from fedlearn.protocol.envelope import UpdateContext, seal
 from fedlearn.protocol.plans import UpdateFormat
@@ -56,7 +59,7 @@ def x_wing(seed: bytes, encapsulated: bytes) -> bytes:
 
 def read(blob: bytes, seed: bytes, info: bytes) -> tuple[dict[str, object], np.ndarray]:
     magic, version, encoding, compression, window, parameters, kid, wrapped_bytes = struct.unpack_from("<8sHBBIQ16sI", blob)
-    assert (magic, version, compression) == (b"FLSEALED", 1, 0)
+    assert (magic, version, compression) == (b"FLSEALED", 1, int(encoding in (4, 5)))
     windows = -(-parameters // window)
     end = 44 + wrapped_bytes + 4 * (1 + windows)
     lengths = struct.unpack_from(f"<{1 + windows}I", blob, 44 + wrapped_bytes)
@@ -68,20 +71,53 @@ def read(blob: bytes, seed: bytes, info: bytes) -> tuple[dict[str, object], np.n
         plain.append(cipher.decrypt(nonce, blob[end : end + length], aad))
         end += length
     assert end == len(blob)
-    dtype = {1: "<f4", 2: "<f2"}[encoding]
-    return {"kid": kid.hex(), **json.loads(plain[0])}, np.frombuffer(b"".join(plain[1:]), dtype)
+    about = {"kid": kid.hex(), **json.loads(plain[0])}
+    if encoding in (4, 5):
+        unpack = {4: int8, 5: top_k}[encoding]
+        sizes = [min(window, parameters - start) for start in range(0, parameters, window)]
+        return about, np.concatenate([unpack(unpacked(raw), size) for raw, size in zip(plain[1:], sizes, strict=True)])
+    return about, np.frombuffer(b"".join(plain[1:]), {1: "<f4", 2: "<f2"}[encoding])
 
 
-@pytest.mark.parametrize("encoding", ["float32", "float16"])
+def unpacked(raw: bytes) -> bytes:
+    (length,) = struct.unpack_from("<I", raw)
+    exponent = int(math.log2(4 + length))
+    step = 2 ** (exponent - int(math.log2(exponent)) - 1)
+    assert len(raw) == math.ceil((4 + length) / step) * step
+    assert not any(raw[4 + length :])
+    return zstandard.ZstdDecompressor().decompress(raw[4 : 4 + length], allow_extra_data=False)
+
+
+def int8(content: bytes, elements: int) -> np.ndarray:
+    blocks = math.ceil(elements / 1024)
+    scales = struct.unpack_from(f"<{blocks}f", content)
+    codes = struct.unpack_from(f"<{elements}b", content, 4 * blocks)
+    return np.array([np.float32(code) * np.float32(scales[j // 1024]) for j, code in enumerate(codes)], np.float32)
+
+
+def top_k(content: bytes, elements: int) -> np.ndarray:
+    entries = len(content) // 6
+    values, place = np.zeros(elements, np.float32), -1
+    for entry in range(entries):
+        gap = bytes(content[plane * entries + entry] for plane in range(4))
+        value = bytes(content[plane * entries + entry] for plane in (4, 5))
+        place += 1 + struct.unpack("<I", gap)[0]
+        (values[place],) = struct.unpack("<e", value)
+    return values
+
+
+@pytest.mark.parametrize("encoding", ["float32", "float16", "int8", "top_k"])
 @pytest.mark.parametrize("parameters", [1, 1024, 1025, 5000], ids=str)
 def test_an_envelope_is_read_as_the_page_says(encoding: str, parameters: int) -> None:
     key = SealingKey.generate(RoundId(TaskId("mnist"), 7))
     delta = np.random.default_rng(parameters).normal(size=parameters).astype(np.float32)
+    if encoding == "top_k":
+        delta = split(delta, max(1, round(0.2 * parameters)))
     blob = seal(
         Update(delta, 540, 60, {"loss": 0.25}),
         key=key.public,
         context=UpdateContext("mnist", 7, "pod-0/3", "a" * 64, "b" * 64),
-        format=UpdateFormat(encoding=encoding, window_elements=1024),
+        format=UpdateFormat(encoding=encoding, window_elements=2048, keep_fraction=0.2 if encoding == "top_k" else None),
     )
     info = (
         b"fedlearn update envelope v1\n"
@@ -95,4 +131,7 @@ def test_an_envelope_is_read_as_the_page_says(encoding: str, parameters: int) ->
         "holdout_examples": 60,
         "metrics": {"loss": 0.25},
     }
-    np.testing.assert_array_equal(vector, delta.astype(encoding))
+    if encoding == "int8":
+        np.testing.assert_allclose(vector, delta, rtol=0, atol=1.001 * np.abs(delta).max() / 127)
+    else:
+        np.testing.assert_array_equal(vector, delta if encoding == "top_k" else delta.astype(encoding))

@@ -53,8 +53,11 @@ def refusal_of(plan: dict[str, object]) -> Refusal:
 
 
 def test_a_plan_without_the_fields_that_came_later_keeps_the_digest_it_had_before_them() -> None:
-    """Tasks that run when fedlearn is upgraded are known by it, at the server and on every device."""
-    assert Plan.model_validate(PLAN).digest == "8455743a89312f9f883c78f166a8aaa07c6fe7c75e5fe18bb17f23f98c8a371f"
+    """Tasks that run when fedlearn is upgraded are known by it, at the server and on every device. What is stored names its
+    encoding, whatever the default has become.
+    """
+    stored = plan_with(update={"encoding": "float32", "window_elements": 262_144})
+    assert Plan.model_validate(stored).digest == "8455743a89312f9f883c78f166a8aaa07c6fe7c75e5fe18bb17f23f98c8a371f"
 
 
 @pytest.mark.parametrize(
@@ -153,3 +156,34 @@ def test_some_steps_process_whole_batches_and_the_short_one_at_each_epochs_end(s
 def test_a_plan_that_gives_everybody_all_steps_keeps_its_digest() -> None:
     assert b"min_steps_fraction" not in small_plan().canonical
     assert small_plan(training=LocalTraining(min_steps_fraction=0.5)).digest != small_plan().digest
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"update": {"encoding": "float64"}}, id="the aggregator's own encoding"),
+        pytest.param({"update": {"encoding": "int8", "keep_fraction": 0.1}}, id="another encoding's option"),
+        pytest.param({"update": {"encoding": "top_k", "keep_fraction": 0.6}}, id="more than half"),
+        pytest.param({"update": {"encoding": "top_k"}, "aggregation": {"rule": {"name": "median"}}}, id="top_k and a median"),
+        pytest.param({"update": {"encoding": "top_k"}, "aggregation": {"rule": {"name": "multi_krum"}}}, id="top_k and Krum"),
+        pytest.param({"model_encoding": "int8"}, id="an encoding that models do not have"),
+    ],
+)
+def test_codecs_that_do_not_fit_are_refused(changes: dict[str, object]) -> None:
+    refusal_of(plan_with(**changes))
+
+
+def test_a_plan_says_what_its_codec_is_and_nothing_of_what_others_take() -> None:
+    assert Plan.model_validate(PLAN).update.encoding == "int8"
+    sparse = Plan.model_validate(plan_with(update={"encoding": "top_k"}, model_encoding="float16"))
+    assert sparse.update.keep_fraction == 0.01
+    assert sparse.update.keep(7850) == 78
+    assert sparse.update.keep(10) == 1
+    assert read_plan(sparse.canonical) == sparse
+    assert b"keep_fraction" not in Plan.model_validate(PLAN).canonical
+    assert b"model_encoding" not in Plan.model_validate(PLAN).canonical
+
+
+@pytest.mark.parametrize("rule", ["median", "norm_bound", "multi_krum"])
+def test_int8_goes_with_every_rule(rule: str) -> None:
+    assert Plan.model_validate(plan_with(aggregation={"rule": {"name": rule}})).update.encoding == "int8"

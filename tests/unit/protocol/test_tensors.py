@@ -14,6 +14,7 @@ from fedlearn.protocol.tensors import (
     check_header,
     decode_model,
     decode_vector,
+    difference,
     encode_model,
     flatten,
     header_bytes,
@@ -222,3 +223,35 @@ def test_random_bytes_are_refused_and_nothing_else(body: bytes) -> None:
 def test_random_headers_are_refused_and_nothing_else(header: object, data: bytes) -> None:
     with pytest.raises(Refusal):
         decode_model(with_header(header, data), _PLAN)
+
+
+def test_a_copy_in_float16_is_half_as_large_and_is_read_as_float32(plan: Plan) -> None:
+    weights = weights_of(plan)
+    body = encode_model(weights, plan, encoding="float16")
+    assert len(body) < len(encode_model(weights, plan)) * 0.6
+    again = decode_model(body, plan, "float16")
+    for weight, found, plain in zip(weights, again, load(body).values(), strict=True):
+        assert found.dtype == np.float32
+        assert plain.dtype == np.float16
+        np.testing.assert_array_equal(found, weight.astype(np.float16).astype(np.float32))
+
+
+@pytest.mark.parametrize(("written", "read"), [("float32", "float16"), ("float16", "float32")])
+def test_a_model_in_another_encoding_than_is_due_is_refused(plan: Plan, written: str, read: str) -> None:
+    body = encode_model(weights_of(plan), plan, encoding=written)  # type: ignore[arg-type]
+    with pytest.raises(Refusal) as refusal:
+        decode_model(body, plan, read)  # type: ignore[arg-type]
+    assert refusal.value.code is Code.MODEL_MISMATCH
+
+
+def test_a_weight_beyond_float16_is_refused_and_not_made_infinite(plan: Plan) -> None:
+    weights = weights_of(plan)
+    weights[0].reshape(-1)[0] = 70_000
+    with pytest.raises(Refusal) as refusal:
+        encode_model(weights, plan, encoding="float16")
+    assert refusal.value.code is Code.MODEL_MISMATCH
+
+
+def test_a_difference_is_what_is_left_of_two_models(plan: Plan) -> None:
+    weights, base = weights_of(plan), [weight * 0.5 for weight in weights_of(plan)]
+    np.testing.assert_array_equal(difference(weights, base), flatten(weights) - flatten(base))

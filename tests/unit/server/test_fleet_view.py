@@ -10,7 +10,8 @@ from fedlearn.core.errors import Code
 from fedlearn.core.ids import DeviceId
 from fedlearn.core.pods import Pod, PodState
 from fedlearn.core.rounds import DeviceAccepted, Phase, Standing
-from fedlearn.protocol.messages import CheckIn, DeviceView, FleetView, Unfit
+from fedlearn.protocol.messages import CheckIn, Unfit
+from fedlearn.protocol.views import DeviceView, FleetView
 from fedlearn.server.fleet import Fleet
 from fedlearn.server.roster import NoCluster, Roster, Sight
 from fedlearn.server.routes.fleet import fleet_routes

@@ -114,6 +114,8 @@ def round_values(round_: Round) -> Values:
         **ref_values(round_.base, "base_"),
         "aggregate": None if round_.aggregate is None else _aggregate_document(round_.aggregate),
     }
+    if round_.start is not None:  # the revisions of rounds that were saved before this column hold good
+        values["start"] = asdict(round_.start)
     return {**values, "revision": _revision(values, round_.participants)}
 
 
@@ -141,6 +143,7 @@ def read_round(row: RowMapping, members: Iterable[Member]) -> Round:
         id=RoundId(TaskId(row["task"]), row["number"]),
         policy=read_policy(row["policy"]),
         base=read_ref(row, "base_"),
+        start=None if row["start"] is None else ModelRef(**row["start"]),
         opened_at=row["opened_at"],
         phase=Phase(row["phase"]),
         phase_since=row["phase_since"],

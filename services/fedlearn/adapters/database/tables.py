@@ -93,6 +93,7 @@ rounds = Table(
     Column("base_key", String, nullable=False),
     Column("base_sha256", String, nullable=False),
     Column("base_size_bytes", BigInteger, nullable=False),
+    Column("start", Document),  # what devices begin with, where it is not the base
     Column("aggregate", Document),
 )
 

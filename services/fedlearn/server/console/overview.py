@@ -21,8 +21,9 @@ from fedlearn.protocol.console import (
     TaskLine,
     Tile,
 )
-from fedlearn.protocol.messages import DevicePod, VersionView, timestamp
+from fedlearn.protocol.messages import timestamp
 from fedlearn.protocol.problems import CATALOGUE
+from fedlearn.protocol.views import DevicePod, VersionView
 from fedlearn.server.console.feed import Gathered
 from fedlearn.server.coordinator import Coordinator
 from fedlearn.server.roster import Cluster, Roster, pod_of

@@ -11,7 +11,8 @@ from fedlearn.adapters.openapi import BY_TOKEN, problems
 from fedlearn.config import ServerSettings
 from fedlearn.core.errors import Code
 from fedlearn.core.ids import TaskId
-from fedlearn.protocol.messages import Evaluation, EvaluationJob, Model, TaskName, VersionNumber
+from fedlearn.protocol.messages import Model, TaskName, VersionNumber
+from fedlearn.protocol.views import Evaluation, EvaluationJob
 from fedlearn.server.coordinator import Coordinator
 from fedlearn.server.forwarding import BY_LEADER, at_leader
 from fedlearn.telemetry.metrics import tasks as metrics

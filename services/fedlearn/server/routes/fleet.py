@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from fedlearn.protocol.messages import FleetView
+from fedlearn.protocol.views import FleetView
 from fedlearn.server.coordinator import Coordinator
 from fedlearn.server.roster import Cluster, Roster
 from fedlearn.server.views import fleet_view

@@ -12,18 +12,8 @@ from fedlearn.adapters.limits import Rates
 from fedlearn.adapters.openapi import BY_OPERATOR, problems
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import RoundId, TaskId
-from fedlearn.protocol.messages import (
-    Download,
-    Model,
-    RoundNumber,
-    RoundView,
-    TaskAccepted,
-    TaskName,
-    TaskSubmission,
-    TaskView,
-    VersionNumber,
-    VersionView,
-)
+from fedlearn.protocol.messages import Model, RoundNumber, TaskName, VersionNumber
+from fedlearn.protocol.views import Download, RoundView, TaskAccepted, TaskSubmission, TaskView, VersionView
 from fedlearn.server.audit import audited
 from fedlearn.server.coordinator import Coordinator
 from fedlearn.server.forwarding import BY_LEADER, at_leader

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Depends
 from fedlearn.adapters.openapi import BY_OPERATOR, problems
 from fedlearn.core.errors import Code
 from fedlearn.core.ids import TaskId
-from fedlearn.protocol.messages import Label, RollBack, TaskName, TaskView, VersionNumber, VersionView
+from fedlearn.protocol.messages import Label, TaskName, VersionNumber
+from fedlearn.protocol.views import RollBack, TaskView, VersionView
 from fedlearn.server.coordinator import Coordinator
 from fedlearn.server.forwarding import BY_LEADER, at_leader
 from fedlearn.server.views import task_view, version_view

@@ -15,6 +15,8 @@ class Operation(StrEnum):
     LIST = "list"
     DELETE = "delete"
     SIGN = "sign"
+    PARTS = "parts"
+    """To begin, join, list or drop an upload in parts."""
     MAKE = "make"
 
 

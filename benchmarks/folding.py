@@ -1,0 +1,286 @@
+"""The aggregation engine beside this machine's own limits, all measured in one run: what it aims at, and what it reaches.
+
+Rows that are compared take turns within each repetition, so that a slow moment of the machine hits them alike; figures are
+medians, ratios are medians of each repetition's ratio. Updates are random, of the CNN's size (1,663,370 float32), so that
+nothing compresses away.
+
+    python benchmarks/folding.py [--repetitions N] [--updates N] [--part memory|robust|storage|peak ...] [--json FILE]
+"""
+
+import argparse
+import hashlib
+import http.client
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as the aggregator has it
+
+import numpy as np
+
+from deployments import CNN_SHAPES, cnn_plan
+from fedlearn.aggregator.gathering import combine
+from fedlearn.core.aggregation import WeightedSum
+from fedlearn.core.robust import GeometricMedian, Median, MultiKrum, NormBound, Rows, Rule, TrimmedMean
+from fedlearn.core.updates import Update
+from fedlearn.local.seaweed import UPDATES
+from fedlearn.local.storage import LocalStorage
+from fedlearn.protocol.plans import TensorSpec
+from folding_round import WORKERS, SealedUpdates, peak_of
+from results import Figure, show
+
+CORES = len(os.sched_getaffinity(0))
+PARAMETERS = sum(int(np.prod(shape)) for shape in CNN_SHAPES)
+GETTERS = 4
+LARGE = 1 << 25  # parameters: 134 MB
+PARTS = ("memory", "robust", "storage", "peak")
+
+
+@dataclass(slots=True)
+class Contender:
+    """One thing that is timed: `action` goes through `size` bytes."""
+
+    name: str
+    action: Callable[[], object]
+    size: int
+    seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        return self.size / statistics.median(self.seconds) / 1e9
+
+    @property
+    def cpu_per_gigabyte(self) -> float:
+        return statistics.median(self.cpu) / (self.size / 1e9)
+
+    @property
+    def by_cpu(self) -> float:
+        """GB/s if it had all cores to itself: what a busy machine's clock can't say."""
+        return CORES / self.cpu_per_gigabyte
+
+    def share_of(self, other: "Contender") -> float:
+        """The median over repetitions of this one's rate by the other's."""
+        rates = [(self.size / mine) / (other.size / theirs) for mine, theirs in zip(self.seconds, other.seconds, strict=True)]
+        return statistics.median(rates)
+
+
+def take_turns(contenders: Sequence[Contender], repetitions: int) -> None:
+    for contender in contenders:
+        contender.action()  # warms up
+    for _ in range(repetitions):
+        for contender in contenders:
+            wall, cpu = time.perf_counter(), time.process_time()
+            contender.action()
+            contender.seconds.append(time.perf_counter() - wall)
+            contender.cpu.append(time.process_time() - cpu)
+
+
+def in_memory(updates: Sequence[Update], repetitions: int) -> list[Figure]:
+    size = sum(update.delta.nbytes for update in updates)
+    with ThreadPoolExecutor(CORES) as threads:
+        total = WeightedSum(PARAMETERS)
+
+        def plain() -> None:
+            acc, one = np.zeros(PARAMETERS, np.float32), np.empty(PARAMETERS, np.float32)
+            for update in updates:
+                np.multiply(update.delta, np.float32(update.examples), out=one)
+                acc += one
+
+        def read() -> None:
+            list(threads.map(lambda update: update.delta.max(), updates))
+
+        reads = Contender("read", read, size)
+        folds = Contender("fold", lambda: total.fold_all(updates, threads, CORES), size)
+        one = Contender("fold one by one", lambda: [total.fold_all([update], threads, CORES) for update in updates], size)
+        numpy = Contender("numpy in float32", plain, size)
+        take_turns((reads, folds, one, numpy), repetitions)
+    return [
+        Figure(f"memory, read by {CORES} cores (numpy's max)", reads.rate, "GB/s", by_cpu=reads.by_cpu),
+        Figure("numpy `acc += n * delta`, float32, one core", numpy.rate, "GB/s", by_cpu=numpy.by_cpu / CORES),
+        Figure("fold decoded updates, float64", folds.rate, "GB/s", by_cpu=folds.by_cpu),
+        Figure(
+            "fold decoded updates, of the memory's reads",
+            100 * folds.share_of(reads),
+            "%",
+            at_least=50,
+            by_cpu=100 * folds.by_cpu / reads.by_cpu,
+        ),
+        Figure("fold them one by one, as they come", one.rate, "GB/s", by_cpu=one.by_cpu),
+        Figure("CPU to fold", folds.cpu_per_gigabyte, "s/GB"),
+    ]
+
+
+class MemoryBlocks:
+    """Decoded updates in memory, as `gathering.combine` takes them from storage."""
+
+    def __init__(self, deltas: np.ndarray, window: int) -> None:
+        self.updates, self.parameters = deltas.shape
+        self._deltas, self._window = deltas, window
+        self._rows = np.empty((self.updates, window), np.float32)
+
+    def of(self, chosen: Sequence[int]) -> Iterator[tuple[slice, Rows]]:
+        for start in range(0, self.parameters, self._window):
+            part = slice(start, min(start + self._window, self.parameters))
+            rows = self._rows[: len(chosen), : part.stop - part.start]
+            np.copyto(rows, self._deltas[:, part] if len(chosen) == self.updates else self._deltas[list(chosen), part])
+            yield part, rows  # a copy, as rules may overwrite it
+
+
+RULES: dict[str, Callable[[int], Rule]] = {
+    "median": lambda _: Median(),
+    "trimmed mean, 20 %": lambda _: TrimmedMean(0.2),
+    "multi-Krum, 20 %": lambda count: MultiKrum(count // 5),
+    "geometric median": lambda _: GeometricMedian(),
+    "norm bounding": lambda _: NormBound(),
+}
+
+
+def robust(counts: Sequence[int], repetitions: int) -> list[Figure]:
+    figures = []
+    for count in counts:
+        window = min(1 << 18, (128 << 20) // (4 * count))
+        parameters = min(PARAMETERS, (256 << 20) // (4 * count))
+        deltas = np.random.default_rng(count).normal(0, 0.05, (count, parameters)).astype(np.float32)
+        blocks, examples = MemoryBlocks(deltas, window), np.full(count, 600.0)
+        contenders = [
+            Contender(name, partial(combine, make(count), blocks, examples), deltas.nbytes) for name, make in RULES.items()
+        ]
+        take_turns(contenders, repetitions)
+        figures += [
+            Figure(f"{contender.name}, {count} updates", contender.rate, "GB/s", at_least=1.0, by_cpu=contender.by_cpu)
+            for contender in contenders
+        ]
+    return figures
+
+
+@contextmanager
+def watched(pid: int) -> Iterator[list[float]]:
+    """The CPU seconds that a process takes within it, as the only entry of the list once it has ended."""
+    seconds: list[float] = []
+    before = cpu_seconds(pid)
+    yield seconds
+    seconds.append(cpu_seconds(pid) - before)
+
+
+def cpu_seconds(pid: int) -> float:
+    spent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, spent)) / os.sysconf("SC_CLK_TCK")
+
+
+def bare_gets(urls: Sequence[str], size: int) -> None:
+    """Nothing but GETs by `GETTERS` threads, each over one connection, into memory that is there already."""
+
+    def get(mine: Sequence[str]) -> None:
+        target, buffer = urlsplit(mine[0]), memoryview(bytearray(size))
+        connection = http.client.HTTPConnection(target.hostname or "", target.port)
+        for url in mine:
+            parts = urlsplit(url)
+            connection.request("GET", f"{parts.path}?{parts.query}")
+            answer, got = connection.getresponse(), 0
+            while got < size:
+                got += answer.readinto(buffer[got:])
+            answer.read()
+        connection.close()
+
+    with ThreadPoolExecutor(GETTERS) as threads:
+        list(threads.map(get, [urls[number::GETTERS] for number in range(GETTERS)]))
+
+
+def from_storage(count: int, repetitions: int, workers: int) -> list[Figure]:
+    plan = cnn_plan()
+    with tempfile.TemporaryDirectory() as directory, LocalStorage(Path(directory)) as storage:
+        store = storage.store("aggregator", UPDATES)
+        sealed = SealedUpdates(plan, store)
+        digests = sealed.bring(range(count))
+        urls = [store.sign_get(sealed.key_of(device, sha256), seconds=3600) for device, sha256 in digests.items()]
+        size = sealed.size_bytes
+
+        def fold() -> None:
+            folding = sealed.folding()
+            with ThreadPoolExecutor(workers) as threads:
+                list(threads.map(lambda item: folding.consider(*item), digests.items()))
+            assert folding.counts().folded.keys() == digests.keys()
+
+        def get_only() -> None:
+            with ThreadPoolExecutor(workers) as threads:
+                list(threads.map(lambda item: store.get(sealed.key_of(*item)), digests.items()))
+
+        blobs = [store.get(sealed.key_of(*item)) for item in list(digests.items())[:4]]
+
+        def hash_only() -> None:
+            with ThreadPoolExecutor(CORES) as threads:
+                list(threads.map(lambda blob: hashlib.sha256(blob).digest(), blobs * (count // 4)))
+
+        bare = Contender("bare", lambda: bare_gets(urls, size), count * size)
+        ours = Contender("fold", fold, count * size)
+        gets = Contender("get", get_only, count * size)
+        hashes = Contender("sha", hash_only, (count // 4) * 4 * size)
+        with watched(storage.pid) as served:
+            take_turns((bare, ours, gets, hashes), repetitions)
+    return [
+        Figure(f"bare GETs of the same objects, {GETTERS} at once", bare.rate, "GB/s"),
+        Figure("CPU of bare GETs, without the storage's", bare.cpu_per_gigabyte, "s/GB"),
+        Figure("our GETs, folding nothing", gets.rate, "GB/s"),
+        Figure("CPU of our GETs", gets.cpu_per_gigabyte, "s/GB"),
+        Figure(f"SHA-256 of the same bytes, {CORES} cores", hashes.rate, "GB/s"),
+        Figure("fetch, open, check and fold", ours.rate, "GB/s"),
+        Figure("fetch, open, check and fold, of bare GETs", 100 * ours.share_of(bare), "%", at_least=80),
+        Figure("CPU to fetch, open, check and fold", ours.cpu_per_gigabyte, "s/GB"),
+        Figure("CPU of the storage meanwhile", served[0] / (3 * (1 + repetitions) * count * size / 1e9), "s/GB"),
+    ]
+
+
+def peaks(counts: Sequence[int]) -> list[Figure]:
+    """Peak memory of a process that folds so many updates, above what it has before the first."""
+    figures = [Figure(f"peak memory above the start, {count:,} updates", peak_of(count, cnn_plan()), "MB") for count in counts]
+    plan = cnn_plan().model_copy(update={"weights": (TensorSpec(shape=(LARGE,)),)})
+    peak, ring, model = peak_of(3, plan), (WORKERS + 1) * 34, 4 * LARGE / 1e6
+    figures.append(Figure(f"peak memory, a model of {model:.0f} MB, 3 updates", peak, "MB", at_most=2 * model + ring))
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--updates", type=int, default=40)
+    parser.add_argument("--workers", type=int, default=4, help="updates that are fetched and opened at once")
+    parser.add_argument("--part", choices=PARTS, action="append")
+    parser.add_argument("--peaks", type=int, nargs="*", default=[10, 100, 1000])
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    figures: list[Figure] = []
+    print(
+        f"{CORES} cores; load average {os.getloadavg()[0]:.1f} at the start: above {CORES}, figures by the clock mean little.\n"
+    )
+    for part in given.part or PARTS:
+        if part == "memory":
+            rng = np.random.default_rng(0)
+            updates = [
+                Update(rng.normal(0, 0.05, PARAMETERS).astype(np.float32), 600 + number) for number in range(given.updates)
+            ]
+            found = in_memory(updates, given.repetitions)
+            del updates
+        elif part == "robust":
+            found = robust((10, 32, 100), max(1, given.repetitions // 2))
+        elif part == "storage":
+            found = from_storage(given.updates, given.repetitions, given.workers)
+        else:
+            found = peaks(given.peaks)
+        print(show(found), flush=True)
+        figures += found
+    if given.json:
+        given.json.write_text(json.dumps([figure._asdict() for figure in figures], indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""A round of sealed updates in a storage, and a process that folds it while its memory is watched."""
+
+import base64
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from deployments import memory_megabytes
+from fedlearn.adapters.objects import S3ObjectStore, S3Settings
+from fedlearn.aggregator.folding import Folding
+from fedlearn.aggregator.layout import Descriptor, update_key
+from fedlearn.core.ids import DeviceId, RoundId, TaskId
+from fedlearn.core.ports import ObjectStore
+from fedlearn.core.rounds import ModelRef
+from fedlearn.core.updates import Update
+from fedlearn.local.seaweed import UPDATES
+from fedlearn.local.storage import LocalStorage
+from fedlearn.protocol.envelope import UpdateContext, seal
+from fedlearn.protocol.messages import Model
+from fedlearn.protocol.plans import Plan, read_plan
+from fedlearn.protocol.sealing import SealingKey, identity_from_pem, identity_to_pem
+
+ROUND = RoundId(TaskId("folding"), 1)
+WORKERS = 4
+_LOT = 50
+
+
+class SealedUpdates:
+    """A round without a server: its key, and updates of random values that devices might have brought."""
+
+    def __init__(self, plan: Plan, store: ObjectStore) -> None:
+        self.plan, self.store, self.size_bytes = plan, store, 0
+        self.identity, self.key = Ed25519PrivateKey.generate(), SealingKey.generate(ROUND)
+        base = ModelRef(0, "folding/models/0.safetensors", "0" * 64, 1)
+        self.descriptor = Descriptor(
+            task=ROUND.task,
+            round=ROUND.number,
+            plan=plan.model_dump(mode="json"),
+            base=Model.of(base),
+            kid=self.key.kid,
+            wrapped_key=base64.b64encode(self.key.wrap(self.identity)).decode(),
+        )
+        self._delta = np.random.default_rng(0).normal(0, 0.05, plan.parameters).astype(np.float32)
+
+    def key_of(self, device: DeviceId, sha256: str) -> str:
+        return update_key(ROUND, device, sha256)
+
+    def folding(self) -> Folding:
+        return Folding(self.descriptor, self.plan, self.key, self.store)
+
+    def bring(self, numbers: Iterable[int]) -> dict[DeviceId, str]:
+        """Seal and store so many devices' updates; each has its own content key, so no two are alike in storage."""
+        digests = {}
+        for number in numbers:
+            device = DeviceId(f"device-{number}")
+            context = UpdateContext(ROUND.task, ROUND.number, device, self.plan.digest, "0" * 64)
+            body = seal(
+                Update(self._delta, 600 + number, 60, {"loss": 0.5}),
+                key=self.key.public,
+                context=context,
+                format=self.plan.update,
+            )
+            digests[device] = hashlib.sha256(body).hexdigest()
+            self.size_bytes = len(body)
+            self.store.put(self.key_of(device, digests[device]), body)
+        return digests
+
+
+class _Job(NamedTuple):
+    """What the process that folds is told, as JSON: it stands on what an aggregator would find in storage."""
+
+    descriptor: str
+    identity: str
+    endpoint_url: str
+    access_key: str
+    secret_key: str
+
+
+def peak_of(count: int, plan: Plan) -> float:
+    """The peak memory in MB, above that before the first update, of a process that folds so many updates from storage."""
+    with tempfile.TemporaryDirectory() as directory, LocalStorage(Path(directory)) as storage:
+        sealed = SealedUpdates(plan, storage.store("aggregator", UPDATES))
+        keys = storage.credentials("aggregator")
+        identity = identity_to_pem(sealed.identity).decode()
+        job = _Job(sealed.descriptor.model_dump_json(), identity, storage.endpoint_url, keys.access, keys.secret)
+        command = [sys.executable, __file__]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as child:
+            assert child.stdin is not None
+            assert child.stdout is not None
+
+            def ask(question: object) -> str:
+                print(json.dumps(question), file=child.stdin, flush=True)
+                return child.stdout.readline()
+
+            ask(job)
+            for first in range(0, count, _LOT):  # so that the disk holds few
+                digests = sealed.bring(range(first, min(first + _LOT, count)))
+                ask(digests)
+                sealed.store.delete([sealed.key_of(*item) for item in digests.items()])
+            return float(ask({}))
+
+
+def _fold_for_the_parent() -> None:
+    job = _Job(*json.loads(input()))
+    descriptor = Descriptor.model_validate_json(job.descriptor)
+    key = SealingKey.unwrap(identity_from_pem(job.identity.encode()), descriptor.wrapped_key_bytes, ROUND)
+    settings = S3Settings(endpoint_url=job.endpoint_url, access_key=job.access_key, secret_key=job.secret_key)
+    store = S3ObjectStore(UPDATES, settings)
+    folding = Folding(descriptor, read_plan(json.dumps(descriptor.plan)), key, store)
+    store.list("ready")  # so that the client is there before the memory is read for the first time
+    print(before := memory_megabytes("VmRSS"), flush=True)
+    with ThreadPoolExecutor(WORKERS) as threads:
+        while digests := json.loads(input()):
+            list(threads.map(lambda item: folding.consider(*item), digests.items()))
+            print(len(digests), flush=True)
+    print(memory_megabytes("VmHWM") - before, flush=True)
+
+
+if __name__ == "__main__":
+    _fold_for_the_parent()

@@ -1,0 +1,268 @@
+"""What each codec costs and spares: bytes on the wire, error of one update, and accuracy over rounds.
+
+Ten devices learn MNIST or Fashion-MNIST with the 2NN of McMahan et al. 2017 by the real learner; the updates go through the
+device's outbox, are sealed, uploaded to an object storage in memory, and opened, checked, folded and published by the
+aggregator's own parts. Only the network and the server are left out. Each device holds `--examples` examples, IID; a round is
+one local epoch at batch 10. All codecs begin with the same weights, and their devices train with the same seeds.
+
+    python benchmarks/wire_codecs.py [--rounds 20] [--examples 1000] [--seeds 3] [--out docs/images/codecs.png]
+"""
+
+import argparse
+import asyncio
+import hashlib
+import tempfile
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from fedlearn.adapters.memory import MemoryObjectStore
+from fedlearn.aggregator.folding import Folding
+from fedlearn.aggregator.layout import Descriptor, update_key
+from fedlearn.aggregator.publishing import Publisher
+from fedlearn.core.ids import DeviceId, RoundId, TaskId
+from fedlearn.core.learning import Examples
+from fedlearn.core.updates import Update
+from fedlearn.data.datasets import fetch
+from fedlearn.data.shards import as_examples
+from fedlearn.device.outbox import Outbox
+from fedlearn.device.residuals import Residuals
+from fedlearn.learning.models import build, get_weights, make_plan, use_one_core
+from fedlearn.learning.training import KerasLearner
+from fedlearn.protocol.envelope import UpdateContext, open_update
+from fedlearn.protocol.messages import Assignment, Model
+from fedlearn.protocol.plans import ModelEncoding, Plan, UpdateFormat, name_codec
+from fedlearn.protocol.sealing import SealingKey
+from fedlearn.protocol.tensors import decode_model, decode_vector, difference, encode_model, unflatten
+from fedlearn.protocol.views import ParticipantView, RoundView, VersionView
+
+DEVICES, TASK = 10, TaskId("codecs")
+VARIANTS: dict[str, tuple[UpdateFormat, ModelEncoding]] = {
+    "float32": (name_codec("float32"), "float32"),
+    "float16": (name_codec("float16"), "float32"),
+    "int8": (name_codec("int8"), "float32"),
+    "int8, model float16": (name_codec("int8"), "float16"),
+    "top-k 10 %": (name_codec("top_k", 0.1), "float32"),
+    "top-k 1 %": (name_codec("top_k", 0.01), "float32"),
+}
+
+
+class Server:
+    """What a device asks a server for when every round is committed with everybody in it."""
+
+    def __init__(self) -> None:
+        self.models: list[Model] = []
+
+    async def versions(self, task: TaskId) -> list[VersionView]:
+        return [
+            VersionView(
+                task=task,
+                model=model,
+                round=number or None,
+                created_at=datetime.now(UTC),
+                evaluation=None,
+                parent=number - 1 if number else None,
+            )
+            for number, model in enumerate(self.models)
+        ]
+
+    async def round(self, round_id: RoundId) -> RoundView:
+        parts = tuple(ParticipantView(device=f"device-{i}", standing="reported", code=None) for i in range(DEVICES))
+        return RoundView(
+            task=round_id.task,
+            round=round_id.number,
+            phase="committed",
+            reason=None,
+            base_version=0,
+            opened_at=datetime.now(UTC),
+            seconds=0,
+            phase_seconds={},
+            participants=parts,
+            model=None,
+            examples=None,
+            metrics={},
+        )
+
+
+@dataclass
+class Found:
+    """Of one variant on one dataset. `errors` are of what arrives in a round against what was trained in it,
+    `errors_of_sums` of all that has arrived from a device against all that it has trained.
+    """
+
+    accuracies: list[list[float]] = field(default_factory=list)
+    up: list[int] = field(default_factory=list)
+    down: list[int] = field(default_factory=list)
+    errors: list[float] = field(default_factory=list)
+    errors_of_sums: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+
+class Run:
+    """One variant from its first to its last round.
+
+    Args:
+        base: the plan but for its codecs.
+    """
+
+    def __init__(self, base: Plan, first: np.ndarray, variant: str, directory: Path) -> None:
+        update, model_encoding = VARIANTS[variant]
+        changes = {"update": update.model_dump(mode="json"), "model_encoding": model_encoding}
+        self.plan = Plan.model_validate({**base.model_dump(mode="json"), **changes})
+        self.store, self.server = MemoryObjectStore(), Server()
+        self.publisher = Publisher(self.store)
+        body = encode_model(unflatten(first, self.plan), self.plan)
+        self.model = Model(version=0, key="first.safetensors", sha256=hashlib.sha256(body).hexdigest(), size_bytes=len(body))
+        self.store.put(self.model.key, body)
+        self.server.models.append(self.model)
+        played: Any = self.server
+        self.trained, self.arrived = np.zeros((DEVICES, self.plan.parameters)), np.zeros((DEVICES, self.plan.parameters))
+        self.boxes = [Outbox(played, Residuals(directory / str(index))) for index in range(DEVICES)]
+
+    def round(self, number: int, learner: KerasLearner, shards: list[Examples], seed: int, found: Found) -> np.ndarray:
+        """The new model's weights."""
+        round_id = RoundId(TASK, number)
+        key = SealingKey.generate(round_id)
+        served = self.publisher.serve(self.model, self.plan)
+        start = served or self.model
+        found.down.append(start.size_bytes)
+        descriptor = Descriptor(task=TASK, round=number, plan={}, base=self.model, served=served, kid=key.kid, wrapped_key="")
+        folding = Folding(descriptor, self.plan, key, self.store)
+        weights = decode_model(self.store.get(start.key), self.plan, self.plan.model_encoding)
+        for index, shard in enumerate(shards):
+            device, own_seed = DeviceId(f"device-{index}"), 1_000_000 * seed + 1000 * number + index
+            delta = difference(learner.train(weights, shard, own_seed), weights)
+            assignment = Assignment(
+                task=TASK,
+                round=number,
+                device=device,
+                plan_digest=self.plan.digest,
+                model=start,
+                model_url="",
+                seconds_left=60,
+                ticket="",
+            )
+            began = time.perf_counter()
+            update = Update(delta.copy(), examples=len(shard))
+            parcel = asyncio.run(self.boxes[index].pack(update, key.public, assignment, self.plan, own_seed))
+            found.seconds.append(time.perf_counter() - began)
+            found.up.append(len(parcel.body))
+            context = UpdateContext(TASK, number, device, self.plan.digest, start.sha256)
+            arrived = open_update(parcel.body, key=key, context=context, plan=self.plan).delta
+            found.errors.append(float(np.linalg.norm(arrived - delta) / np.linalg.norm(delta)))
+            self.trained[index] += delta
+            self.arrived[index] += arrived
+            self.store.put(update_key(round_id, device, parcel.sha256), parcel.body)
+            folding.consider(device, parcel.sha256)
+        counted = folding.counts().folded
+        self.model = self.publisher.publish(descriptor, self.plan, folding.total(counted), sorted(counted)).model
+        self.server.models.append(self.model)
+        vector = decode_vector(self.store.get(self.model.key), self.plan)
+        self.store.bucket.objects = {k: v for k, v in self.store.bucket.objects.items() if k == self.model.key}
+        return vector
+
+
+def compare(dataset: str, options: argparse.Namespace) -> dict[str, Found]:
+    data = fetch(dataset)
+    train, test = as_examples(data.train), as_examples(data.test)
+    found = {variant: Found() for variant in VARIANTS}
+    for seed in range(options.seeds):
+        model = build("2nn", seed)
+        plan = make_plan(model, dataset=dataset)
+        learner, first = KerasLearner(plan), np.concatenate([w.reshape(-1) for w in get_weights(model, plan)])
+        order = np.random.default_rng(seed).permutation(len(train))[: DEVICES * options.examples]
+        shards = [Examples(train.features[part], train.labels[part]) for part in np.array_split(order, DEVICES)]
+        for variant, of in found.items():
+            with tempfile.TemporaryDirectory() as directory:
+                run, accuracies = Run(plan, first, variant, Path(directory)), []
+                for number in range(1, options.rounds + 1):
+                    vector = run.round(number, learner, shards, seed, of)
+                    accuracies.append(float(learner.evaluate(unflatten(vector, plan), test)["accuracy"]))
+            of.accuracies.append(accuracies)
+            lost, whole = np.linalg.norm(run.arrived - run.trained, axis=1), np.linalg.norm(run.trained, axis=1)
+            of.errors_of_sums += [float(value) for value in lost / whole]
+            print(f"{dataset}, seed {seed}, {variant}: {100 * accuracies[-1]:.2f} %", flush=True)
+    return found
+
+
+def table(dataset: str, found: dict[str, Found], bare: int) -> Table:
+    rounds = len(found["float32"].accuracies[0])
+    shown = Table(title=f"{dataset}, accuracy in % after {rounds} rounds", box=None)
+    for column in ("codec", "up, kB", "ratio", "down, kB", "error of one", "of the sum", "ms to pack", "mean", "from", "to"):
+        shown.add_column(column, justify="left" if column == "codec" else "right")
+    for variant, of in found.items():
+        last = [100 * accuracies[-1] for accuracies in of.accuracies]
+        shown.add_row(
+            variant,
+            f"{np.mean(of.up) / 1000:.1f}",
+            f"{bare / np.mean(of.up):.1f}",
+            f"{np.mean(of.down) / 1000:.1f}",
+            f"{100 * np.mean(of.errors):.3g} %",
+            f"{100 * np.mean(of.errors_of_sums):.3g} %",
+            f"{1000 * np.median(of.seconds):.1f}",
+            *(f"{value:.2f}" for value in (np.mean(last), min(last), max(last))),
+        )
+    return shown
+
+
+def draw(results: dict[str, dict[str, Found]], bare: int, path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(2, len(results) + 1, figsize=(4.2 * (len(results) + 1), 6.4))
+    colors = dict(zip(VARIANTS, plt.cm.tab10.colors, strict=False))
+    for column, (dataset, found) in enumerate(results.items()):
+        for row, by in enumerate(("round", "megabytes that a device has sent")):
+            axis = axes[row][column]
+            for variant, of in found.items():
+                mean = 100 * np.mean(of.accuracies, axis=0)
+                rounds = np.arange(1, len(mean) + 1)
+                axis.plot(rounds if row == 0 else rounds * np.mean(of.up) / 1e6, mean, label=variant, color=colors[variant])
+            axis.set(title=dataset if row == 0 else None, xlabel=by, ylabel="accuracy on the test set, %")
+            axis.set_xscale("linear" if row == 0 else "log")
+            axis.grid(alpha=0.3)
+    last = next(iter(results.values()))
+    for row, (title, values) in enumerate(
+        (
+            ("times fewer bytes up than float32", [bare / np.mean(of.up) for of in last.values()]),
+            ("error of all that a device has sent, %", [100 * float(np.mean(of.errors_of_sums)) for of in last.values()]),
+        )
+    ):
+        axis = axes[row][-1]
+        bars = axis.barh(list(last), values, color=[colors[variant] for variant in last])
+        axis.bar_label(bars, fmt="%.3g", padding=3)
+        axis.set(title=f"{title} ({next(iter(results))})", xscale="log", xlim=(1e-3 if row else 0.8, None))
+        axis.invert_yaxis()
+        axis.margins(x=0.25)
+    axes[0][0].legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--examples", type=int, default=1000, help="that each device holds (default 1000)")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each codec (default 3)")
+    parser.add_argument("--out", type=Path, default=Path("docs/images/codecs.png"))
+    options = parser.parse_args()
+    use_one_core()
+    began, console = time.monotonic(), Console(width=140)
+    bare = 4 * 199_210
+    results = {dataset: compare(dataset, options) for dataset in ("mnist", "fashion-mnist")}
+    for dataset, found in results.items():
+        console.print(table(dataset, found, bare))
+    draw(results, bare, options.out)
+    console.print(f"{options.out}; {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
