@@ -1,12 +1,15 @@
 """Who led before does not write: one suite over SQLite and PostgreSQL."""
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from fedlearn.adapters.database import DatabaseRoundStore
+from fedlearn.adapters.database import AdvisoryLock, DatabaseRoundStore
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import RoundId, TaskId
 from fedlearn.core.ports import RoundStore, Task
@@ -153,3 +156,49 @@ def test_who_stops_in_the_middle_of_a_write_holds_up_the_next_for_seconds_and_ha
     assert 4 < time.monotonic() - began < 8
     assert on_postgres.leader() == Leader(2, "b", "")
     assert on_postgres.round(RoundId(MNIST, 1)).phase is Phase.SELECTION
+
+
+_LEADER = """
+import sys
+from fedlearn.adapters.database import AdvisoryLock, DatabaseRoundStore
+from fedlearn.core.errors import Refusal
+from fedlearn.core.ids import TaskId
+
+store = DatabaseRoundStore(sys.argv[1])
+assert AdvisoryLock(store.database, 1).hold()
+leader = store.fenced(store.take_lead("a", ""))
+print("leads", flush=True)
+sys.stdin.readline()
+try:
+    leader.end_task(TaskId("mnist"), "failed")
+except Refusal as refusal:
+    print(refusal.code, flush=True)
+"""
+
+
+def test_a_leader_that_was_stopped_beyond_its_lease_and_wakes_up_writes_nothing(postgres: Postgres) -> None:
+    url = postgres.new_database()
+    store = DatabaseRoundStore(url)
+    store.migrate()
+    store.add_task(TASK, b"{}")
+    store.start_task(MNIST, NOW)
+    lock = AdvisoryLock(store.database, 5)
+    with subprocess.Popen(
+        [sys.executable, "-c", _LEADER, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "leads\n"
+        process.send_signal(signal.SIGSTOP)
+        give_up = time.monotonic() + 10
+        while not lock.hold():
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+        store.take_lead("b", "")
+        process.stdin.write("write\n")
+        process.stdin.flush()
+        process.send_signal(signal.SIGCONT)
+        assert process.stdout.read().splitlines()[-1] == "not_leader"  # after the line that logs it
+    assert store.task(MNIST).state == "running"
+    lock.release()
+    store.close()
