@@ -63,8 +63,8 @@ _ROOMS = {
     "fedlearn.data.shards": ("as_examples", "cut_shards", "read_shard", "write_shard"),
     "fedlearn.learning.tasks": ("Task",),
     "fedlearn.protocol.aggregations": ("aggregation",),
-    "fedlearn.protocol.messages": ("FleetView", "Policy", "RoundView", "TaskView", "VersionView"),
     "fedlearn.protocol.plans": ("UpdateFormat", "codec"),
+    "fedlearn.protocol.views": ("FleetView", "Policy", "RoundView", "TaskView", "VersionView"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 _THERE = {"aggregation": "name_aggregation", "codec": "name_codec", "cut_shards": "cut", "find_dataset": "find"}

@@ -77,6 +77,8 @@ TABLE: dict[str, dict[str, set[str]]] = {
         "GET /v1/rounds/{task}/{number}/sealing-key": {DEVICE},
         "POST /v1/rounds/{task}/{number}/uploads": {DEVICE},
         "POST /v1/rounds/{task}/{number}/uploads/done": {DEVICE},
+        "POST /v1/rounds/{task}/{number}/uploads/parts": {DEVICE},
+        "POST /v1/rounds/{task}/{number}/uploads/parts/done": {DEVICE},
     },
 }
 # values that no route takes, so that whoever is admitted changes nothing

@@ -175,7 +175,11 @@ class TestInvalidTickets:
     def test_a_kid_that_is_none_is_invalid(self, kid: object) -> None:
         assert refused(forge(by_server, header={"kid": kid})) is Code.TICKET_INVALID
 
-    @pytest.mark.parametrize("header", [{"crit": ["b64"], "b64": False}, {"jwk": SIGNER.jwk()}, {"jku": "http://x"}], ids=str)
+    @pytest.mark.parametrize(
+        "header",
+        [{"crit": ["b64"], "b64": False}, {"jwk": SIGNER.jwk()}, {"jku": "http://x"}],
+        ids=["critical", "a key", "an address of keys"],
+    )
     def test_a_key_that_comes_with_the_token_counts_for_nothing(self, header: dict[str, object]) -> None:
         stranger = Ed25519PrivateKey.generate()
         assert refused(forge(stranger.sign, header=header)) is Code.TICKET_INVALID
