@@ -42,7 +42,7 @@ demo: $(VENV)/.run ## federated rounds on MNIST with five devices, on this machi
 .PHONY: test
 test: $(VENV)/.dev ## set up and run the tests (TESTS=path for some of them)
 	@$(BIN)/fedlearn data fetch mnist
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(TESTS)
 
 .PHONY: check
 check: lint types imports test ## the gate: format, lint, types, import rules, tests
