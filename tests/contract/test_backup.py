@@ -18,6 +18,7 @@ from fedlearn.adapters.memory import MemoryObjectStore
 from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal, SetupError
 from fedlearn.core.happenings import AuditEntry, Happening, Kind
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
+from fedlearn.core.policy import RoundPolicy
 from fedlearn.core.ports import Task
 from fedlearn.core.rounds import (
     Aggregate,
@@ -26,7 +27,6 @@ from fedlearn.core.rounds import (
     ModelRef,
     Phase,
     RoundOpened,
-    RoundPolicy,
     UpdatesCounted,
     advance,
     start,

@@ -15,8 +15,9 @@ from sqlalchemy import Engine, event
 from fedlearn.adapters.database import DatabaseRoundStore, engine
 from fedlearn.core.errors import Code, Outage, Refusal, SetupError
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
+from fedlearn.core.policy import RoundPolicy
 from fedlearn.core.ports import Task
-from fedlearn.core.rounds import CohortSelected, DeviceAccepted, ModelRef, Phase, RoundOpened, RoundPolicy, advance, start
+from fedlearn.core.rounds import CohortSelected, DeviceAccepted, ModelRef, Phase, RoundOpened, advance, start
 
 MNIST = TaskId("mnist")
 BASE = ModelRef(0, "mnist/0", "ab" * 32, 1)

@@ -15,8 +15,9 @@ from fedlearn.adapters.database.migrations import configuration
 from fedlearn.adapters.database.tables import metadata
 from fedlearn.core.errors import Code, SetupError
 from fedlearn.core.ids import DeviceId, TaskId
+from fedlearn.core.policy import RoundPolicy
 from fedlearn.core.ports import Task
-from fedlearn.core.rounds import ModelRef, Phase, RoundPolicy
+from fedlearn.core.rounds import ModelRef, Phase
 
 
 @pytest.fixture

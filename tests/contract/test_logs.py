@@ -9,8 +9,9 @@ from fedlearn.adapters.database import DatabaseRoundStore, logs
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.happenings import AuditEntry, Happening, Kind
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
+from fedlearn.core.policy import RoundPolicy
 from fedlearn.core.ports import Task
-from fedlearn.core.rounds import Aggregate, ModelRef, Participant, Phase, Round, RoundPolicy, Standing, start
+from fedlearn.core.rounds import Aggregate, ModelRef, Participant, Phase, Round, Standing, start
 
 TASK = TaskId("mnist")
 POLICY = RoundPolicy(goal=2)

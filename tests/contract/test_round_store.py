@@ -10,6 +10,7 @@ import pytest
 from fedlearn.adapters.database import DatabaseRoundStore
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
+from fedlearn.core.policy import RoundPolicy
 from fedlearn.core.ports import ModelVersion, RoundStore, Task
 from fedlearn.core.rounds import (
     Aggregate,
@@ -24,7 +25,6 @@ from fedlearn.core.rounds import (
     Phase,
     Round,
     RoundOpened,
-    RoundPolicy,
     Standing,
     UpdatesCounted,
     advance,

@@ -13,6 +13,7 @@ from fedlearn.adapters.database import DatabaseRoundStore
 from fedlearn.core.eligibility import Demands
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
+from fedlearn.core.policy import RoundPolicy
 from fedlearn.core.ports import RoundStore, Task
 from fedlearn.core.rounds import (
     Aggregate,
@@ -26,7 +27,6 @@ from fedlearn.core.rounds import (
     Phase,
     Round,
     RoundOpened,
-    RoundPolicy,
     Tick,
     UpdatesCounted,
     advance,

@@ -12,9 +12,10 @@ import pytest
 from fedlearn.adapters.database import AdvisoryLock, DatabaseRoundStore
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import RoundId, TaskId
+from fedlearn.core.policy import RoundPolicy
 from fedlearn.core.ports import RoundStore, Task
 from fedlearn.core.replicas import Leader
-from fedlearn.core.rounds import Failed, ModelRef, Phase, Round, RoundPolicy, advance, start
+from fedlearn.core.rounds import Failed, ModelRef, Phase, Round, advance, start
 from support.postgres import Postgres
 
 NOW = 1_760_000_000.0

@@ -13,6 +13,7 @@ import pytest
 from fedlearn.adapters.database import DatabaseRoundStore
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
+from fedlearn.core.policy import RoundPolicy
 from fedlearn.core.ports import Task
 from fedlearn.core.rounds import (
     Aggregate,
@@ -22,7 +23,6 @@ from fedlearn.core.rounds import (
     Participant,
     Round,
     RoundOpened,
-    RoundPolicy,
     Standing,
     UpdatesCounted,
     advance,

@@ -8,9 +8,10 @@ import pytest
 from fedlearn.adapters.database import DatabasePresences, DatabaseRoundStore, Listener
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
+from fedlearn.core.policy import RoundPolicy
 from fedlearn.core.ports import Task
 from fedlearn.core.replicas import Presence
-from fedlearn.core.rounds import ModelRef, RoundPolicy, start
+from fedlearn.core.rounds import ModelRef, start
 from support.postgres import Postgres
 
 NOW = 1_760_000_000.0

@@ -12,8 +12,9 @@ from fedlearn.adapters.database import DatabaseRoundStore
 from fedlearn.adapters.memory import MemoryObjectStore
 from fedlearn.core.errors import Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
+from fedlearn.core.policy import RoundPolicy
 from fedlearn.core.ports import Task
-from fedlearn.core.rounds import Aggregate, ModelRef, Phase, Round, RoundPolicy
+from fedlearn.core.rounds import Aggregate, ModelRef, Phase, Round
 from fedlearn.protocol.messages import CheckIn, Model, RoundOpen
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.tickets import TicketSigner, make_signing_key

@@ -7,8 +7,9 @@ from typing import Protocol
 from fedlearn.core.errors import Code
 from fedlearn.core.happenings import AuditEntry, Happening
 from fedlearn.core.ids import RoundId, TaskId
+from fedlearn.core.policy import RoundPolicy
 from fedlearn.core.replicas import Leader
-from fedlearn.core.rounds import ModelRef, Phase, Round, RoundPolicy, Standing
+from fedlearn.core.rounds import ModelRef, Phase, Round, Standing
 
 Clock = Callable[[], float]
 """Seconds since the epoch, UTC."""

@@ -4,6 +4,7 @@ FedAvgM, FedAdagrad, FedAdam and FedYogi are those of Reddi et al. 2021, "Adapti
 mean delta stands in for a gradient. As there, moments are not corrected for their bias, and the second one begins at tau^2.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -84,7 +85,7 @@ class FedAvgM:
         return Step(moved, {_FIRST: first})
 
 
-class Adaptive:
+class Adaptive(ABC):
     """m_t = beta_1 * m_{t-1} + (1 - beta_1) * mean delta;  w_{t+1} = w_t + eta * m_t / (sqrt(v_t) + tau).
 
     Reddi et al. 2021, algorithm 2; `_second` makes v_t of v_{t-1} and the squared mean delta, d_t^2.
@@ -110,8 +111,8 @@ class Adaptive:
             moved[part] = weights[part] + self.learning_rate * m / (np.sqrt(v) + self.tau)
         return Step(moved, {_FIRST: first, _SECOND: second})
 
-    def _second(self, v: Delta, square: Delta) -> Delta:
-        raise NotImplementedError
+    @abstractmethod
+    def _second(self, v: Delta, square: Delta) -> Delta: ...
 
 
 class FedAdagrad(Adaptive):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, RootModel
 
 from fedlearn.core.errors import Code
-from fedlearn.core.rounds import RoundPolicy
+from fedlearn.core.policy import RoundPolicy
 from fedlearn.protocol.eligibility import DeviceDemands
 from fedlearn.protocol.messages import (
     MAX_DEVICES_A_ROUND,
@@ -30,7 +30,7 @@ from fedlearn.protocol.messages import (
 
 
 class Policy(Message):
-    """What a task demands of its rounds; see `core.rounds.RoundPolicy`."""
+    """What a task demands of its rounds; see `core.policy.RoundPolicy`."""
 
     goal: Annotated[int, Field(ge=1, le=MAX_DEVICES_A_ROUND, description="How many reports finish a round.")] = 3
     over_selection: Annotated[float, Field(ge=1, le=10, description="Devices selected for each report wanted.")] = 1.3

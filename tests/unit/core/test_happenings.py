@@ -7,7 +7,8 @@ import pytest
 from fedlearn.core.errors import Code
 from fedlearn.core.happenings import MAX_NAMED_DEVICES, Kind, between
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
-from fedlearn.core.rounds import Aggregate, ModelRef, Participant, Phase, Round, RoundPolicy, Standing
+from fedlearn.core.policy import RoundPolicy
+from fedlearn.core.rounds import Aggregate, ModelRef, Participant, Phase, Round, Standing
 
 BASE = ModelRef(3, "key", "ab" * 32, 100)
 A, B, C = (DeviceId(name) for name in "abc")

@@ -4,6 +4,7 @@ import pytest
 
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
+from fedlearn.core.policy import Quorum, RoundPolicy, Verdict
 from fedlearn.core.rounds import (
     Aggregate,
     Aggregated,
@@ -19,16 +20,13 @@ from fedlearn.core.rounds import (
     ModelRef,
     OpenRound,
     Phase,
-    Quorum,
     Round,
     RoundOpened,
-    RoundPolicy,
     SelectCohort,
     Standing,
     SweepRound,
     Tick,
     UpdatesCounted,
-    Verdict,
     advance,
     resume,
     start,

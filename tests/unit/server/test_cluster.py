@@ -6,7 +6,8 @@ import pytest
 from fedlearn.adapters.kubernetes.events import Happening
 from fedlearn.core.errors import Code
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
-from fedlearn.core.rounds import Aggregate, ModelRef, Participant, Phase, Round, RoundPolicy, Standing
+from fedlearn.core.policy import RoundPolicy
+from fedlearn.core.rounds import Aggregate, ModelRef, Participant, Phase, Round, Standing
 from fedlearn.server.cluster import happening
 
 OPENED = 1_800_000_000.25

@@ -4,6 +4,7 @@ import pytest
 
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
+from fedlearn.core.policy import RoundPolicy
 from fedlearn.core.rounds import (
     CohortSelected,
     DeviceDropped,
@@ -11,7 +12,6 @@ from fedlearn.core.rounds import (
     ModelRef,
     Round,
     RoundOpened,
-    RoundPolicy,
     UpdatesCounted,
     advance,
     start,

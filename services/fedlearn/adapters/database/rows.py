@@ -12,8 +12,9 @@ from sqlalchemy import RowMapping
 from fedlearn.core.eligibility import Demands
 from fedlearn.core.errors import Code
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
+from fedlearn.core.policy import RoundPolicy
 from fedlearn.core.ports import ModelVersion, Task
-from fedlearn.core.rounds import Aggregate, ModelRef, Participant, Phase, Round, RoundPolicy, Standing
+from fedlearn.core.rounds import Aggregate, ModelRef, Participant, Phase, Round, Standing
 
 Values = dict[str, Any]
 """A row to write, by column."""

@@ -1,0 +1,56 @@
+"""What a task demands of its rounds, and when a phase has had enough."""
+
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from fedlearn.core.eligibility import Demands
+
+
+class Verdict(StrEnum):
+    WAIT = "wait"
+    ENOUGH = "enough"
+    TOO_FEW = "too_few"
+
+
+@dataclass(frozen=True, slots=True)
+class Quorum:
+    """Count x time: enough at `goal` at once, or at `minimum` when the time is up; too few below it."""
+
+    minimum: int
+    goal: int
+    timeout_seconds: float
+
+    def verdict(self, count: int, elapsed_seconds: float, *, can_grow: bool = True) -> Verdict:
+        """Judge `count` after `elapsed_seconds`; `can_grow=False` says that waiting brings no more."""
+        if count >= self.goal:
+            return Verdict.ENOUGH
+        if can_grow and elapsed_seconds < self.timeout_seconds:
+            return Verdict.WAIT
+        return Verdict.ENOUGH if count >= self.minimum else Verdict.TOO_FEW
+
+
+@dataclass(frozen=True, slots=True)
+class RoundPolicy:
+    """What a task demands of each of its rounds. Times are seconds, fractions are of the goal."""
+
+    goal: int
+    over_selection: float = 1.3
+    min_fraction: float = 0.8
+    selection_timeout_seconds: float = 60.0
+    reporting_timeout_seconds: float = 600.0
+    aggregation_timeout_seconds: float = 600.0
+    demands: Demands = field(default_factory=Demands)
+
+    @property
+    def minimum(self) -> int:
+        return max(1, math.ceil(self.goal * self.min_fraction))
+
+    @property
+    def selection(self) -> Quorum:
+        wanted = math.ceil(self.goal * self.over_selection)
+        return Quorum(self.minimum, wanted, self.selection_timeout_seconds)
+
+    @property
+    def reporting(self) -> Quorum:
+        return Quorum(self.minimum, self.goal, self.reporting_timeout_seconds)
