@@ -159,7 +159,7 @@ class UpdateFormat(_Grown):
 
     _later: ClassVar = ("keep_fraction",)
 
-    encoding: Codec = "int8"
+    encoding: Codec = "float32"
     window_elements: Annotated[int, Field(ge=1024, le=16_777_216)] = 262_144
     keep_fraction: Annotated[float | None, Field(gt=0, le=0.5)] = None
 
