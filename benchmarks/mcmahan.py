@@ -6,15 +6,21 @@ Server, aggregator, storage and device processes are those of `fedlearn run`; th
 model reaches the target on the 10,000 test examples. The paper tuned its learning rate for each row; here it is given.
 
     python benchmarks/mcmahan.py [--division iid ...] [--seeds 0 1 2] [--target 0.97] [--most-rounds N] [--most-seconds N]
+        [--keep DIRECTORY] [--show]
 
 A seed that does not get there within its rounds or its seconds is shown as "not within", with the accuracy that it has reached.
+With `--keep` each seed has a file there, and a run that was cut off goes on where it was, with its server and its storage.
+`--show` prints what lies there and measures nothing.
 """
 
 import argparse
+import json
+import shutil
 import statistics
-import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple
 
 from fedlearn.local.launcher import Launcher
@@ -25,7 +31,7 @@ DEVICES, COHORT, EXAMPLES = 100, 10, 600
 PAPER = {"iid": 87, "pathological": 664}
 MOST_ROUNDS = {"iid": 200, "pathological": 1500}
 PARTITIONERS: dict[str, Literal["iid", "shard"]] = {"iid": "iid", "pathological": "shard"}
-_LOOK_SECONDS = 1.0
+_LOOK_SECONDS = 2.0
 
 
 class Outcome(NamedTuple):
@@ -36,42 +42,82 @@ class Outcome(NamedTuple):
     rounds: int
     best: float
     seconds: float
+    ended: bool
 
 
-def attempt(division: str, seed: int, given: argparse.Namespace) -> Outcome:
-    target, most_rounds = given.target, given.most_rounds or MOST_ROUNDS[division]
+class Book:
+    """The seeds of one division, a file for each."""
+
+    def __init__(self, directory: Path, division: str) -> None:
+        self._directory, self._division = directory, division
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def path(self, seed: int) -> Path:
+        return self._directory / f"{self._division}-{seed}.json"
+
+    def run_of(self, seed: int) -> Path:
+        return self._directory / f"{self._division}-{seed}"
+
+    def read(self, seed: int) -> Outcome | None:
+        path = self.path(seed)
+        return Outcome(**json.loads(path.read_text())) if path.exists() else None
+
+    def write(self, outcome: Outcome) -> None:
+        part = self.path(outcome.seed).with_suffix(".part")
+        part.write_text(json.dumps(outcome._asdict()) + "\n")
+        part.replace(self.path(outcome.seed))
+        if outcome.ended:
+            shutil.rmtree(self.run_of(outcome.seed), ignore_errors=True)
+
+
+def attempt(division: str, seed: int, given: argparse.Namespace, book: Book) -> Outcome:
+    earlier = book.read(seed)
+    if earlier is not None and earlier.ended:
+        return earlier
+    before = earlier.seconds if earlier else 0.0
+    most_rounds = given.most_rounds or MOST_ROUNDS[division]
     options = RunOptions(
         devices=DEVICES,
         partitioner=PARTITIONERS[division],
         rounds=most_rounds,
         learning_rate=given.learning_rate,
         seed=seed,
-        target_accuracy=target,
+        target_accuracy=given.target,
         server_port=0,
         aggregator_port=0,
         storage_port=0,
     )
-    with tempfile.TemporaryDirectory() as directory, Launcher(options, Path(directory) / "run", lambda _: None) as launcher:
+    task = f"mcmahan-{division}-{seed}"
+    with Launcher(options, book.run_of(seed), lambda _: None) as launcher:
         launcher.boot()
-        task = f"mcmahan-{division}-{seed}"
-        cohort = options.model_copy(update={"devices": COHORT})
-        launcher.run_learner("submit", [*submission(cohort, task, launcher), "--over-selection", "1.0"])
-        began = time.monotonic()
         with launcher.client() as client:
-
-            def over() -> bool:
-                scored = all(version.evaluation is not None for version in client.models(task))
-                return client.task(task).state != "running" and scored
-
-            while not over() and time.monotonic() - began < given.most_seconds:
+            if all(view.task != task for view in client.tasks()):
+                cohort = options.model_copy(update={"devices": COHORT})
+                launcher.run_learner("submit", [*submission(cohort, task, launcher), "--over-selection", "1.0"])
+            began = time.monotonic()
+            while True:
                 launcher.check()
+                seconds = before + time.monotonic() - began
+                running = client.task(task).state == "running"
+                versions = client.models(task)
+                late = seconds > given.most_seconds
+                ended = late or (not running and all(version.evaluation is not None for version in versions))
+                scores = {
+                    view.model.version: view.evaluation["accuracy"]
+                    for view in versions
+                    if view.evaluation and view.model.version
+                }
+                reached = min((number for number, accuracy in scores.items() if accuracy >= given.target), default=None)
+                best = max(scores.values(), default=0.0)
+                outcome = Outcome(seed, reached, max(scores, default=0), best, seconds, ended)
+                if ended:
+                    rounds = client.rounds(task)
+                    break
+                book.write(outcome)
                 time.sleep(_LOOK_SECONDS)
-            seconds = time.monotonic() - began
-            versions, rounds = client.models(task), client.rounds(task)
-    scores = {view.model.version: view.evaluation["accuracy"] for view in versions if view.evaluation and view.model.version}
-    reached = min((number for number, accuracy in scores.items() if accuracy >= target), default=None)
     assert all(len(round_.participants) == COHORT for round_ in rounds if round_.phase == "committed")
-    return Outcome(seed, reached, max(scores, default=0), max(scores.values(), default=0.0), seconds)
+    book.write(outcome)
+    return outcome
 
 
 def show(division: str, outcomes: list[Outcome], target: float) -> None:
@@ -80,12 +126,11 @@ def show(division: str, outcomes: list[Outcome], target: float) -> None:
         if outcome.reached is None:
             found = f"not within {outcome.rounds} rounds ({100 * outcome.best:.2f} %)"
         print(f"| {division}, seed {outcome.seed} | {found} | {outcome.seconds:.0f} s |")
-    if all(outcome.reached for outcome in outcomes):
-        median = f"round {statistics.median(outcome.reached or 0 for outcome in outcomes):g}"
-    else:
-        median = "not all seeds got there"
     beside = f"; the paper: {PAPER[division]}" if target == 0.97 else ""
-    print(f"| **{division}, median of {len(outcomes)}** | **{median}**{beside} | |", flush=True)
+    reached = [outcome.reached if outcome.reached is not None else float("inf") for outcome in outcomes]
+    median = statistics.median(reached) if reached else float("inf")
+    found = f"round {median:g}" if median < float("inf") else "not reached"
+    print(f"| **{division}, median of {len(outcomes)}** | **{found}**{beside} | |", flush=True)
 
 
 def main() -> None:
@@ -96,13 +141,21 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=0.1)
     parser.add_argument("--most-rounds", type=int, help="default: 200 IID, 1,500 pathological")
     parser.add_argument("--most-seconds", type=float, default=3600.0, help="of each seed")
+    parser.add_argument("--keep", type=Path, help="a directory for each seed's outcome, and for what is not finished")
+    parser.add_argument("--show", action="store_true", help="only what --keep holds")
     given = parser.parse_args()
     fixed = f"{DEVICES} devices, {COHORT} a round, E = 1, B = 10, learning rate {given.learning_rate:g}"
     print(f"2NN, {fixed}; to {given.target:.0%}.\n")
     print("| | first at the target | took |\n|---|---|---|")
-    for division in given.division or PAPER:
-        outcomes = [attempt(division, seed, given) for seed in given.seeds]
-        show(division, outcomes, given.target)
+    with ExitStack() as kept:
+        keep = given.keep or Path(kept.enter_context(TemporaryDirectory()))
+        for division in given.division or PAPER:
+            book = Book(keep, division)
+            if given.show:
+                outcomes = [outcome for seed in given.seeds if (outcome := book.read(seed))]
+            else:
+                outcomes = [attempt(division, seed, given, book) for seed in given.seeds]
+            show(division, outcomes, given.target)
 
 
 if __name__ == "__main__":
