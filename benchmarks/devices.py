@@ -5,7 +5,7 @@ with Keras they train one local epoch at batch 10. The first round is left out, 
 with Keras compiles. Memory is the proportional set size of all device processes, the most that was seen while rounds ran; each
 device's is what they have above the same processes with one device each.
 
-    python benchmarks/devices.py [--part numpy|keras ...] [--devices N] [--rounds 3]
+    python benchmarks/devices.py [--part numpy|keras ...] [--devices N] [--rounds 2]
 """
 
 import argparse
@@ -58,9 +58,8 @@ def run(learner: Literal["synthetic", "keras"], devices: int, processes: int, ro
         launcher.boot()
         pids = [launcher.pid(f"device-{number}") for number in range(processes)]
         task, most, before = f"fleet-{devices}", 0.0, sum(map(cpu_seconds, pids))
-        launcher.run_learner(
-            "submit", [*submission(options, task, launcher), "--over-selection", "1.0", "--min-fraction", "1.0"]
-        )
+        all_of_them = ["--over-selection", "1.0", "--min-fraction", "1.0", "--selection-timeout-seconds", "300"]
+        launcher.run_learner("submit", [*submission(options, task, launcher), *all_of_them])
         until = time.monotonic() + _PATIENCE_SECONDS
         with launcher.client() as client:
             while client.task(task).state == "running":
@@ -100,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=PARTS, action="append")
     parser.add_argument("--devices", type=int)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     given = parser.parse_args()
     for part in given.part or PARTS:
         print(show(figures(part, given.devices, given.rounds)), flush=True)

@@ -38,8 +38,8 @@ BENCHMARKS = (
     Benchmark("flower", "Beside Flower", 12, image="flower.png"),
     Benchmark("devices", "Many devices in few processes", 6),
     Benchmark("local_training", "Local training", 4),
-    Benchmark("mcmahan", "Rounds to 97 %", 1, image="mcmahan.png", arguments=("--keep", str(KEPT), "--show")),
-    Benchmark("mcmahan", "Rounds to 97 %", 600, image="mcmahan.png", arguments=("--keep", str(KEPT)), full=True),
+    Benchmark("mcmahan", "Rounds to 97 %", 1, image="mcmahan.png", arguments=("--keep", "runs/mcmahan", "--show"), needs=KEPT),
+    Benchmark("mcmahan", "Rounds to 97 %", 600, image="mcmahan.png", arguments=("--keep", "runs/mcmahan"), full=True),
     Benchmark("wire_codecs", "What codecs cost", 120, image="codecs.png", full=True),
     Benchmark("poisoning", "Two liars among ten", 120, image="poisoning.png", full=True),
     Benchmark("gigabyte", "A model of 1 GiB", 30, full=True),
@@ -75,7 +75,7 @@ def run(benchmark: Benchmark) -> Ran:
 def _until_ended(command: list[str], seconds: float, out: int) -> Stopped:
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, stdout=out, stderr=errors, env=environment, start_new_session=True)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=errors, env=environment, start_new_session=True)
         try:
             status: int | None = process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -135,7 +135,7 @@ def wanted(given: argparse.Namespace, measured: dict[str, Ran]) -> list[Benchmar
     short_ones = {benchmark.name for benchmark in BENCHMARKS if not benchmark.full}
 
     def asked(benchmark: Benchmark) -> bool:
-        if given.show:
+        if given.show or (benchmark.needs and not benchmark.needs.exists()):
             return False
         as_asked = benchmark.full == given.full or benchmark.name not in (full_ones if given.full else short_ones)
         if given.only:

@@ -19,6 +19,7 @@ class Benchmark(NamedTuple):
         minutes: it is ended after so many.
         image: what it draws, below docs/images.
         full: too long for every day.
+        needs: a directory without which there is nothing to show.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Benchmark(NamedTuple):
     image: str | None = None
     arguments: tuple[str, ...] = ()
     full: bool = False
+    needs: Path | None = None
 
 
 class Ran(NamedTuple):
