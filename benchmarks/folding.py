@@ -251,7 +251,7 @@ def peaks(counts: Sequence[int]) -> list[Figure]:
     figures = [Figure(f"peak memory above the start, {count:,} updates", peak_of(count, cnn_plan()), "MB") for count in counts]
     plan = cnn_plan().model_copy(update={"weights": (TensorSpec(shape=(LARGE,)),)})
     peak, ring, model = peak_of(3, plan), (WORKERS + 1) * 34, 4 * LARGE / 1e6
-    figures.append(Figure(f"peak memory, a model of {model:.0f} MB, 3 updates", peak, "MB", at_most=2 * model + ring))
+    figures.append(Figure(f"peak memory, a model of {model:.0f} MB, 3 updates", peak, "MB", at_most=round(2 * model + ring)))
     return figures
 
 

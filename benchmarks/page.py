@@ -41,6 +41,7 @@ BENCHMARKS = (
     Benchmark("mcmahan", "Rounds to 97 %", 1, image="mcmahan.png", arguments=("--keep", "runs/mcmahan", "--show"), needs=KEPT),
     Benchmark("mcmahan", "Rounds to 97 %", 600, image="mcmahan.png", arguments=("--keep", "runs/mcmahan"), full=True),
     Benchmark("wire_codecs", "What codecs cost", 120, image="codecs.png", full=True),
+    Benchmark("exact_values", "int8 and the values that it leaves alone", 30, full=True),
     Benchmark("poisoning", "Two liars among ten", 120, image="poisoning.png", full=True),
     Benchmark("gigabyte", "A model of 1 GiB", 30, full=True),
 )
