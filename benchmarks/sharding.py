@@ -54,6 +54,9 @@ class Aggregator:
     def __init__(self, core: int, process: "subprocess.Popen[str]") -> None:
         self.core, self._process = core, process
 
+    def kill(self) -> None:
+        self._process.kill()
+
     def tell(self, what: object) -> None:
         assert self._process.stdin is not None
         print(json.dumps(what), file=self._process.stdin, flush=True)
@@ -71,9 +74,14 @@ def aggregators(count: int) -> Iterator[list[Aggregator]]:
             command = [sys.executable, __file__, "--serve", str(core)]
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
             found.append(Aggregator(core, started.enter_context(process)))
-        yield found
-        for one in found:
-            one.tell(None)
+        try:
+            yield found
+            for one in found:
+                one.tell(None)
+        except BaseException:
+            for one in found:
+                one.kill()
+            raise
 
 
 def turn(storage: LocalStorage, running: Sequence[Aggregator], updates: int) -> Turn:
