@@ -2,8 +2,9 @@
 
 Real server, aggregator and storage; the model is the 2NN (199,210 float32, sent as float32). MNIST is divided among them;
 with Keras they train one local epoch at batch 10. The first round is left out, since it waits until all devices are there, and
-with Keras compiles. Memory is the proportional set size of all device processes, the most that was seen while rounds ran; each
-device's is what they have above the same processes with one device each.
+with Keras compiles. Memory is the proportional set size of all device processes, the most that was seen until the last
+round's end. What one more device takes is by the difference to a fifth as many devices in the same processes, who hold the same
+examples in all.
 
     python benchmarks/devices.py [--part numpy|keras ...] [--devices N] [--rounds 2]
 """
@@ -62,11 +63,13 @@ def run(learner: Literal["synthetic", "keras"], devices: int, processes: int, ro
         launcher.run_learner("submit", [*submission(options, task, launcher), *all_of_them])
         until = time.monotonic() + _PATIENCE_SECONDS
         with launcher.client() as client:
-            while client.task(task).state == "running":
+            while True:
+                most = max(most, sum(map(pss_megabytes, pids)))
+                if client.task(task).state != "running":
+                    break
                 if time.monotonic() > until:
                     raise TimeoutError(f"{rounds} rounds of {devices} devices have not ended.")
                 launcher.check()
-                most = max(most, sum(map(pss_megabytes, pids)))
                 time.sleep(_LOOK_SECONDS)
             views = client.rounds(task)
         reported = [sum(part.standing == "reported" for part in view.participants) for view in views]
@@ -80,18 +83,20 @@ def run(learner: Literal["synthetic", "keras"], devices: int, processes: int, ro
 def figures(part: str, devices: int | None, rounds: int) -> list[Figure]:
     learner, usual, processes = PARTS[part]
     count = devices or usual
-    bare, whole = run(learner, processes, processes, 2), run(learner, count, processes, rounds)
-    each = (whole.megabytes - bare.megabytes) / (count - processes)
+    fewer = max(processes, count // 5)
+    few, whole = run(learner, fewer, processes, rounds), run(learner, count, processes, rounds)
+    each = (whole.megabytes - few.megabytes) / (count - fewer)
     return [
         Figure(f"a round of {count:,} devices in {processes} processes, {part}", whole.seconds, "s"),
         Figure("for each device", 1000 * whole.seconds / count, "ms"),
         Figure("CPU of its process for each device and round", 1000 * whole.cpu / count / whole.rounds, "ms"),
         Figure("memory of the device processes, together", whole.megabytes, "MB"),
-        Figure(f"the same processes with one device each ({processes})", bare.megabytes, "MB"),
-        Figure("memory of each device above that", each, "MB"),
+        Figure("by their number", whole.megabytes / count, "MB"),
+        Figure(f"together with {fewer} devices", few.megabytes, "MB"),
+        Figure("what one more device takes", each, "MB"),
         Figure("the server's peak memory", whole.server, "MB"),
         Figure("the aggregator's peak memory", whole.aggregator, "MB"),
-        Figure(f"the aggregator's with {processes} devices", bare.aggregator, "MB"),
+        Figure(f"the aggregator's with {fewer} devices", few.aggregator, "MB"),
     ]
 
 

@@ -9,15 +9,15 @@ OURS, THEIRS, LIMIT = "#1f77b4", "#ff7f0e", "#8c8c8c"
 
 
 @contextmanager
-def canvas(path: Path, columns: int, width: float = 5.0, height: float = 3.8) -> Iterator[Sequence[Any]]:
-    """Axes side by side, saved at the end."""
+def canvas(path: Path, rows: int, columns: int = 1, *, width: float = 8.0, height: float = 1.9) -> Iterator[Sequence[Any]]:
+    """Axes of so many inches each, row by row, saved at the end."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, columns, figsize=(width * columns, height), squeeze=False)
-    yield axes[0]
+    figure, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False)
+    yield list(axes.flat)
     figure.tight_layout()
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)

@@ -176,8 +176,8 @@ class Beside:
         clients = DEPLOYED_CLIENTS
         theirs = self._flower.deploy(clients, DEPLOYED_ROUNDS)
         ours = our_rounds(clients, processes=clients, codec="float32")
-        self._note(f"Flower deployed, {clients}", theirs)
-        self._note(f"ours, {clients} processes, {clients}", ours)
+        self._note(f"Flower deployed, {clients} clients", theirs)
+        self._note(f"ours, {clients} devices in {clients} processes", ours)
         self.figures += [
             Figure(f"a round of {clients} clients, Flower deployed", theirs.seconds, "s"),
             Figure("ours, each device a process, float32", ours.seconds, "s"),
@@ -189,14 +189,14 @@ class Beside:
     def simulated(self) -> None:
         for clients, rounds in SIMULATED.items():
             theirs = self._flower.simulate(clients, rounds)
-            self._note(f"Flower simulated, {clients}", theirs)
+            self._note(f"Flower simulated, {clients} clients", theirs)
             self.figures += [
                 Figure(f"a round of {clients} clients, Flower simulated", theirs.seconds, "s"),
                 Figure("memory of Flower's ServerApp", theirs.megabytes, "MB"),
             ]
             for codec, most in (("int8", 1.0), ("float32", None)):
                 ours = our_rounds(clients, processes=2, codec=codec)
-                self._note(f"ours, 2 processes, {codec}, {clients}", ours)
+                self._note(f"ours, {clients} devices in 2 processes, {codec}", ours)
                 self.figures += [
                     Figure(f"ours, {clients} devices deployed in two processes, {codec}", ours.seconds, "s"),
                     Figure("ours by Flower's", ours.seconds / theirs.seconds, "×", at_most=most),
@@ -208,8 +208,8 @@ class Beside:
 
     def draw(self, path: Path) -> None:
         colors = [THEIRS if name.startswith("Flower") else OURS for name in self.seconds]
-        with canvas(path, 2, width=7.0, height=1.2 + 0.32 * len(colors)) as (seconds, megabytes):
-            bars(seconds, self.seconds, colors, "seconds a round (by clients, no training)")
+        with canvas(path, 2, height=1.0 + 0.26 * len(colors)) as (seconds, megabytes):
+            bars(seconds, self.seconds, colors, "seconds a round, without training")
             bars(megabytes, self.megabytes, colors, "peak memory of the process that aggregates, MB", "%.0f")
 
 

@@ -256,10 +256,10 @@ def peaks(counts: Sequence[int]) -> list[Figure]:
 
 
 def draw(figures: Sequence[Figure], path: Path) -> None:
-    """What goes through in GB/s, the machine's limits in grey, in memory and from storage; and the memory by updates."""
+    """What goes through, in memory and from storage, with the machine's limits in grey."""
     rates = {figure.what: figure.value for figure in figures if figure.unit == "GB/s"}
     panels = {"in memory": IN_MEMORY, "from storage": FROM_STORAGE, "robust rules, in memory, 32 updates": None}
-    with canvas(path, 2 + 1, width=6.4, height=3.4) as axes:
+    with canvas(path, len(panels)) as axes:
         for axis, (title, names) in zip(axes, panels.items(), strict=True):
             chosen = {of: rates[of] for of in names or [f"{rule}, 32 updates" for rule in RULES] if of in rates}
             bars(axis, chosen, [LIMIT if of in LIMITS else OURS for of in chosen], "GB/s of float32")

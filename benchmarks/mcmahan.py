@@ -145,7 +145,7 @@ def show(division: str, outcomes: list[Outcome], target: float) -> None:
 
 
 def draw(found: dict[str, list[Outcome]], target: float, path: Path) -> None:
-    with canvas(path, len(found)) as axes:
+    with canvas(path, 1, len(found), width=5.0, height=3.8) as axes:
         for axis, (division, outcomes) in zip(axes, found.items(), strict=True):
             for outcome in outcomes:
                 rounds = range(1, outcome.rounds + 1)
