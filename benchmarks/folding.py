@@ -132,7 +132,8 @@ class MemoryBlocks:
         for start in range(0, self.parameters, self._window):
             part = slice(start, min(start + self._window, self.parameters))
             rows = self._rows[: len(chosen), : part.stop - part.start]
-            np.copyto(rows, self._deltas[:, part] if len(chosen) == self.updates else self._deltas[list(chosen), part])
+            for row, update in zip(rows, chosen, strict=True):
+                row[:] = self._deltas[update, part]
             yield part, rows  # a copy, as rules may overwrite it
 
 

@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fedlearn.core.errors import Code, Refusal
+from fedlearn.core.kernels import add_weighted
 from fedlearn.core.updates import Update, Vector
 
-_WINDOW = 1 << 14  # elements; a window of the sum and of `_TOGETHER` deltas, in float64, stay near the L2 cache
-_TOGETHER = 8
 _SPAN = 1 << 18  # elements; a shorter vector is not worth a second thread
 
 
@@ -100,31 +99,20 @@ class WeightedSum(Tally):
         Args:
             threads: where up to `cores` parts of the vector are added at once; not those that the caller runs in.
         """
-        groups = [updates[first : first + _TOGETHER] for first in range(0, len(updates), _TOGETHER)]
+        factors = [float(update.examples) for update in updates]
         cores = max(1, min(cores, self.parameters // _SPAN)) if threads is not None else 1
         step = -(-self.parameters // cores)
-        parts = [range(first, min(first + step, self.parameters)) for first in range(0, self.parameters, step)]
-        if threads is None or len(parts) < 2:
-            self._add(groups, range(self.parameters))
+
+        def add(start: int) -> None:
+            part = slice(start, start + step)
+            add_weighted(self._sum[part], [update.delta[part] for update in updates], factors)
+
+        if threads is None or cores == 1:
+            add(0)
         else:
-            list(threads.map(lambda part: self._add(groups, part), parts))
+            list(threads.map(add, range(0, self.parameters, step)))
         for update in updates:
             Tally.fold(self, update)
-
-    def _add(self, groups: Sequence[Sequence[Update]], part: range) -> None:
-        # a row of one element alone would be summed in another order
-        rows = np.empty((1 + max(map(len, groups), default=0), max(2, min(_WINDOW, len(part)))))
-        factors = [np.array([1.0, *(update.examples for update in group)]) for group in groups]
-        for start in range(part.start, part.stop, _WINDOW):
-            end = min(start + _WINDOW, part.stop)
-            total, wide = self._sum[start:end], rows[:, : end - start]
-            for group, weights in zip(groups, factors, strict=True):
-                # the sum so far is the first row, so that what is added together is added in the order of arrival; einsum
-                # multiplies and adds row by row, and in float64: in float32 the product would lose what the sum keeps
-                wide[0] = total
-                for row, update in enumerate(group, start=1):
-                    wide[row] = update.delta[start:end]
-                np.einsum("i,ij->j", weights, wide[: len(weights)], out=total)
 
     def __add__(self, other: "WeightedSum") -> "WeightedSum":
         if self.parameters != other.parameters:
@@ -141,10 +129,7 @@ class WeightedSum(Tally):
 
     def fold_part(self, start: int, delta: Vector, examples: int) -> None:
         """Add a part of an update, in place; to the last bit what `fold` adds there. `count` belongs to it."""
-        for first in range(0, len(delta), _WINDOW):
-            part = delta[first : first + _WINDOW]
-            # in float32 the product would lose what the sum keeps
-            self._sum[start + first : start + first + len(part)] += np.multiply(part, float(examples), dtype=np.float64)
+        add_weighted(self._sum[start : start + len(delta)], [delta], [float(examples)])
 
     def count(self, update: Update) -> None:
         """Count an update whose delta was added by `fold_part`."""
