@@ -247,6 +247,8 @@ def peaks(counts: Sequence[int]) -> list[Figure]:
     plan = cnn_plan().model_copy(update={"weights": (TensorSpec(shape=(LARGE,)),)})
     peak, ring, model = peak_of(3, plan), (WORKERS + 1) * 34, 4 * LARGE / 1e6
     figures.append(Figure(f"peak memory, a model of {model:.0f} MB, 3 updates", peak, "MB", at_most=2 * model + ring))
+    published = peak_of(3, plan, publish=True)
+    figures.append(Figure("the same, and the next model published", published, "MB", at_most=2 * model + ring))
     return figures
 
 

@@ -16,6 +16,7 @@ from fedlearn.core.kernels import add_weighted
 from fedlearn.core.updates import Update, Vector
 
 _SPAN = 1 << 18  # elements; a shorter vector is not worth a second thread
+_ALL = slice(None)
 
 
 class Total(Protocol):
@@ -24,8 +25,8 @@ class Total(Protocol):
     @property
     def examples(self) -> int: ...
 
-    def mean(self) -> npt.NDArray[np.float64]:
-        """The round's delta, shape (parameters,)."""
+    def mean(self, part: slice = _ALL) -> npt.NDArray[np.float64]:
+        """The round's delta, shape (parameters,), or a part of it."""
         ...
 
     def metrics(self) -> dict[str, float]: ...
@@ -139,15 +140,15 @@ class WeightedSum(Tally):
         """Add a part of another sum, in place; what that sum has counted comes by `add_state`."""
         self._sum[start : start + len(values)] += values
 
-    def mean(self) -> npt.NDArray[np.float64]:
-        """The weighted mean delta, shape (parameters,).
+    def mean(self, part: slice = _ALL) -> npt.NDArray[np.float64]:
+        """The weighted mean delta, shape (parameters,), or a part of it.
 
         Raises:
             Refusal: `too_few_reports` when nothing was folded.
         """
         if self.examples == 0:
             raise Refusal(Code.TOO_FEW_REPORTS, "There is no update to take the mean of.")
-        return self._sum / self.examples
+        return self._sum[part] / self.examples
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +162,8 @@ class Combined:
     def examples(self) -> int:
         return self.tally.examples
 
-    def mean(self) -> npt.NDArray[np.float64]:
-        return self.delta
+    def mean(self, part: slice = _ALL) -> npt.NDArray[np.float64]:
+        return self.delta[part]
 
     def metrics(self) -> dict[str, float]:
         return self.tally.metrics()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fedlearn.adapters.memory import MemoryObjectStore
+from fedlearn.aggregator import publishing
 from fedlearn.aggregator.folding import Folding
 from fedlearn.aggregator.layout import state_key
 from fedlearn.aggregator.publishing import Publisher
@@ -120,3 +121,35 @@ def test_a_model_that_is_not_finite_is_never_published(strategy: str) -> None:
         desk.close(sealed, bring(sealed, dict.fromkeys(updates_of(2), huge), range(2)), Publisher(desk.models))
     assert refusal.value.code is Code.AGGREGATE_NOT_FINITE
     assert desk.states() == []
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedadam"])
+def test_a_model_of_many_parts_that_is_too_large_to_keep_has_the_same_bits(
+    strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(plan_of(strategy))
+    sealed = desk.round(1, desk.base)
+    record = bring(sealed, updates_of(3), range(3))
+    whole = desk.close(sealed, record, Publisher(desk.models))
+    monkeypatch.setattr(publishing, "_PART", 3)
+    monkeypatch.setattr(publishing, "_KEPT_BYTES", 0)
+    publisher = Publisher(desk.models)
+    assert desk.close(sealed, record, publisher) == whole
+    following = desk.round(2, whole.model.ref())
+    record = bring(following, updates_of(3), range(3))
+    assert desk.close(following, record, publisher) == desk.close(following, record, Publisher(desk.models))
+
+
+@pytest.mark.parametrize("at", [-1, -9], ids=["in its last weight", "before"])
+def test_nothing_is_published_upon_a_base_that_was_damaged(at: int) -> None:
+    desk = Desk(plan_of("fedavg"))
+    sealed = desk.round(1, desk.base)
+    record = bring(sealed, updates_of(2), range(2))
+    body = bytearray(desk.models.get(desk.base.key))
+    body[at] ^= 1
+    desk.models.put(desk.base.key, bytes(body))
+    before = desk.models.list("")
+    with pytest.raises(Refusal) as refusal:
+        desk.close(sealed, record, Publisher(desk.models))
+    assert refusal.value.code is Code.MODEL_MISMATCH
+    assert desk.models.list("") == before
