@@ -157,7 +157,7 @@ class Folding:
     @property
     def unsaved(self) -> int:
         """How many updates are in the sum and in no partial sum; 0 with a robust rule, which needs the updates themselves."""
-        if self.plan.aggregation.rule is not None or self._spoiled:
+        if self.plan.aggregation.rule is not None or self._spoiled or self._sum.taken:
             return 0
         with self._lock:
             return len(self._folded) - self._chain.counted
@@ -243,7 +243,7 @@ class Folding:
         folding = self
         with self._lock:
             # in the record's order: a float64 sum in another one may differ in its last bit
-            fits = not self._spoiled and list(self._folded.items()) == own[: len(self._folded)]
+            fits = not (self._spoiled or self._sum.taken) and list(self._folded.items()) == own[: len(self._folded)]
         if not fits:
             folding = Folding(self.descriptor, self.plan, self.key, self._updates, shard=self.shard)
             folding.resume()

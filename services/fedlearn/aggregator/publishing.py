@@ -21,7 +21,7 @@ from fedlearn.protocol.states import decode_state, encode_state
 from fedlearn.protocol.tensors import ModelFile, check_header, decode_vector, encode_model, header_bytes, state_of, unflatten
 
 _PART = 1 << 20  # elements
-_KEPT_BYTES = 64 << 20  # a larger model is read again: beside the next round's sum there would be no room for it
+_LARGE_BYTES = 64 << 20  # a larger model is written over the sum, and read again for the next round
 
 
 class _Base(NamedTuple):
@@ -35,8 +35,8 @@ class _Base(NamedTuple):
 class Publisher:
     """Publishes models; it remembers the one that it published last, which is the next round's base, if it is no large one.
 
-    Beside the round's sum there are the next model's file and, of the server optimizer's state, the old and the new one; all
-    else is done part by part.
+    A large model's file takes the place of the round's sum, part by part: then there is nothing beside it but the server
+    optimizer's state, old and new. Should the storage fail before the file is there, the sum has to be made again.
 
     Args:
         models: the models bucket.
@@ -55,11 +55,15 @@ class Publisher:
         """
         task, optimizer = TaskId(descriptor.task), optimizer_of(plan.aggregation)
         old, parts = self._base(descriptor, plan)
-        file = ModelFile(plan, stateful=bool(optimizer.keeps))
+        large = 4 * plan.parameters > _LARGE_BYTES
+        delta = total.take_mean() if large else total.mean()
+        # float32 over float64: no part of the file reaches beyond its part of the sum, if the header isn't as long as a part
+        over = large and header_bytes(plan) <= 4 * _PART
+        file = ModelFile(plan, stateful=bool(optimizer.keeps), memory=delta if over else None)
         state: dict[str, Vector] = {name: np.empty(plan.parameters, np.float32) for name in optimizer.keeps}
         for part, weights in parts:
             with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is checked
-                step = optimizer.step(weights, total.mean(part), {name: vector[part] for name, vector in old.items()})
+                step = optimizer.step(weights, delta[part], {name: vector[part] for name, vector in old.items()})
             _check_finite(step)
             file.weights[part] = step.weights
             for name, vector in step.state.items():
@@ -68,7 +72,7 @@ class Publisher:
         sha256 = hashlib.sha256(body).hexdigest()
         ref = ModelRef(descriptor.base.version + 1, model_key(task, descriptor.round, sha256), sha256, len(body))
         self._models.put(ref.key, body)
-        self._last = _Base(sha256, file.weights, state) if len(body) <= _KEPT_BYTES else None
+        self._last = _Base(sha256, file.weights, state) if not large else None
         return RoundResult(
             model=Model.of(ref), contributors=tuple(contributors), examples=total.examples, metrics=total.metrics()
         )

@@ -16,7 +16,6 @@ from fedlearn.core.kernels import add_weighted
 from fedlearn.core.updates import Update, Vector
 
 _SPAN = 1 << 18  # elements; a shorter vector is not worth a second thread
-_ALL = slice(None)
 
 
 class Total(Protocol):
@@ -25,8 +24,12 @@ class Total(Protocol):
     @property
     def examples(self) -> int: ...
 
-    def mean(self, part: slice = _ALL) -> npt.NDArray[np.float64]:
-        """The round's delta, shape (parameters,), or a part of it."""
+    def mean(self) -> npt.NDArray[np.float64]:
+        """The round's delta, shape (parameters,)."""
+        ...
+
+    def take_mean(self) -> npt.NDArray[np.float64]:
+        """The same in the total's own memory, which is the caller's from now on: the total is of no more use."""
         ...
 
     def metrics(self) -> dict[str, float]: ...
@@ -43,11 +46,15 @@ class TallyState(NamedTuple):
 
 @dataclass(slots=True)
 class Tally:
-    """How many updates, and what they say of themselves; it keeps no delta."""
+    """How many updates, and what they say of themselves; it keeps no delta.
+
+    `taken` is whether what has been added up was given away, by `take_mean`.
+    """
 
     examples: int = field(init=False, default=0)
     updates: int = field(init=False, default=0)
     holdout_examples: int = field(init=False, default=0)
+    taken: bool = field(init=False, default=False)
     _metrics: dict[str, float] = field(init=False, default_factory=dict)
 
     def fold(self, update: Update) -> None:
@@ -140,15 +147,24 @@ class WeightedSum(Tally):
         """Add a part of another sum, in place; what that sum has counted comes by `add_state`."""
         self._sum[start : start + len(values)] += values
 
-    def mean(self, part: slice = _ALL) -> npt.NDArray[np.float64]:
-        """The weighted mean delta, shape (parameters,), or a part of it.
+    def mean(self) -> npt.NDArray[np.float64]:
+        """The weighted mean delta, shape (parameters,).
 
         Raises:
             Refusal: `too_few_reports` when nothing was folded.
         """
+        return self._sum / self._divisor()
+
+    def take_mean(self) -> npt.NDArray[np.float64]:
+        divisor = self._divisor()
+        mean, self._sum, self.taken = self._sum, np.zeros(self.parameters), True  # zeros take no memory until they are added to
+        mean /= divisor
+        return mean
+
+    def _divisor(self) -> int:
         if self.examples == 0:
             raise Refusal(Code.TOO_FEW_REPORTS, "There is no update to take the mean of.")
-        return self._sum[part] / self.examples
+        return self.examples
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +178,11 @@ class Combined:
     def examples(self) -> int:
         return self.tally.examples
 
-    def mean(self, part: slice = _ALL) -> npt.NDArray[np.float64]:
-        return self.delta[part]
+    def mean(self) -> npt.NDArray[np.float64]:
+        return self.delta
+
+    def take_mean(self) -> npt.NDArray[np.float64]:
+        return self.delta
 
     def metrics(self) -> dict[str, float]:
         return self.tally.metrics()

@@ -54,17 +54,21 @@ class ModelFile:
 
     Args:
         stateful: whether it will name a server optimizer's state.
+        memory: where it lies, if that is large enough; else it has memory of its own.
     """
 
-    def __init__(self, plan: Plan, *, stateful: bool) -> None:
+    def __init__(self, plan: Plan, *, stateful: bool, memory: npt.NDArray[Any] | None = None) -> None:
         self._plan = plan
-        self._start = len(_header(plan, "float32", "0" * 64 if stateful else None))
-        self._memory = np.empty(self._start + 4 * plan.parameters, np.uint8)
-        self.weights: Vector = self._memory[self._start :].view(_WIRES["float32"])  # shape (plan.parameters,)
+        self.start = len(_header(plan, "float32", "0" * 64 if stateful else None))  # of the weights
+        size = self.start + 4 * plan.parameters
+        if memory is None or memory.nbytes < size:
+            memory = np.empty(size, np.uint8)
+        self._memory: npt.NDArray[np.uint8] = memory.view(np.uint8)[:size]
+        self.weights: Vector = self._memory[self.start :].view(_WIRES["float32"])  # shape (plan.parameters,)
 
     def finish(self, state: str | None) -> memoryview:
         """The file as `encode_model` makes it of these weights; `state` is that state's digest."""
-        self._memory[: self._start] = np.frombuffer(_header(self._plan, "float32", state), np.uint8)
+        self._memory[: self.start] = np.frombuffer(_header(self._plan, "float32", state), np.uint8)
         return self._memory.data.toreadonly()
 
 
