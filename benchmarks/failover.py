@@ -33,6 +33,7 @@ from fedlearn.core.rounds import Phase, Round
 from fedlearn.local.chaos import TASK, Arena
 from fedlearn.local.chaos_checks import faults, orphans, outcome
 from fedlearn.local.deployment import Environment, free_port
+from fedlearn.local.postgres import Postgres, find_programs
 from fedlearn.local.storage import LocalStorage
 from fedlearn.protocol.messages import Assignment
 from fedlearn.protocol.plans import Plan
@@ -41,7 +42,6 @@ from fedlearn.protocol.views import Policy
 from support.balancer import Balancer
 from support.leases import LeaseApi
 from support.played_api import played
-from support.postgres import Postgres, find_programs
 from support.replicas import Replicas
 from support.trial import Trial
 from support.world import HandDevice, wait_for
