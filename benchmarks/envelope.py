@@ -122,11 +122,11 @@ def main() -> None:
             before = time.perf_counter()
             row.action()
             row.seconds.append(time.perf_counter() - before)
-    print(f"{given.parameters:,} float32, medians of {given.repetitions} repetitions")
+    print(f"| {given.parameters:,} float32, medians of {given.repetitions} | ms | GB/s of float32 |\n|---|---|---|")
     for row in timed:
         median = statistics.median(row.seconds)
-        rate = f"{row.size / median / 1e9:6.2f} GB/s" if row.size else ""
-        print(f"{row.name:42} {1e3 * median:9.3f} ms {rate}")
+        rate = f"{row.size / median / 1e9:.2f}" if row.size else ""
+        print(f"| {row.name} | {1e3 * median:.3f} | {rate} |")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 Flower's clients return a model of the CNN's size untouched, deployed (a SuperLink and a SuperNode for each client, plain HTTP)
 and simulated (Ray). Ours are deployed in both comparisons, over real object storage, and send random changes, so that nothing
-compresses away. Flower lives in an environment of its own, `.venv-flower`, which `make bench` sets up.
+compresses away. Memory is the peak of the process that aggregates: Flower's ServerApp (deployed, and simulated, where it is the
+process that starts Ray), and our aggregator. Flower lives in an environment of its own, `.venv-flower`, which `make bench` sets
+up.
 
-    python benchmarks/flower.py [--flower .venv-flower] [--part sum|deployed|simulated ...] [--json FILE]
+    python benchmarks/flower.py [--flower .venv-flower] [--part sum|deployed|simulated ...] [--out docs/images/flower.png]
 """
 
 import argparse
@@ -22,10 +24,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from deployments import CNN_SHAPES, random_vector, seconds_from_round_to_round, synthetic
+from deployments import CNN_SHAPES, peak_megabytes, random_vector, seconds_from_round_to_round, synthetic
+from drawing import OURS, THEIRS, bars, canvas
 from fedlearn.core.aggregation import WeightedSum
 from fedlearn.core.updates import Update
 from results import Figure, show
@@ -39,6 +43,13 @@ DEPLOYED_CLIENTS, DEPLOYED_ROUNDS = 10, 5
 SIMULATED = {10: 10, 100: 5}
 ROUNDS = 10
 _LONGEST_SECONDS = 900.0
+
+
+class Rounds(NamedTuple):
+    """The seconds of a round, the median without the first, and the peak memory of the process that aggregates, in MB."""
+
+    seconds: float
+    megabytes: float
 
 
 class Flower:
@@ -60,10 +71,10 @@ class Flower:
         """The median of one process's turns."""
         command = [self.bin / "python", APP / "aggregate.py", str(UPDATES), str(TURNS)]
         printed = subprocess.run(command, env=self._environ, check=True, capture_output=True, text=True).stdout
-        return statistics.median(json.loads(printed))
+        return statistics.median(json.loads(printed)["seconds"])
 
-    def simulate(self, clients: int, rounds: int) -> list[float]:
-        """The seconds of each round on the simulation engine, the first left out."""
+    def simulate(self, clients: int, rounds: int) -> "Rounds":
+        """On the simulation engine."""
         out = self._directory / f"simulated-{clients}.json"
         with (self._directory / f"simulated-{clients}.log").open("w") as log:
             environ = self._environ | _asked(clients, rounds, out)
@@ -71,8 +82,8 @@ class Flower:
             subprocess.run(command, env=environ, check=True, stdout=log, stderr=log, timeout=_LONGEST_SECONDS)
         return _rounds(out)
 
-    def deploy(self, clients: int, rounds: int) -> list[float]:
-        """The seconds of each round of a SuperLink with as many SuperNodes, the first left out."""
+    def deploy(self, clients: int, rounds: int) -> "Rounds":
+        """A SuperLink with as many SuperNodes."""
         out, port = self._directory / "deployed.json", _free_port()
         link = f"127.0.0.1:{port}"
         connection = f'[superlink]\ndefault = "bench"\n[superlink.bench]\naddress = "{link}"\ninsecure = true\n'
@@ -113,9 +124,10 @@ def _asked(clients: int, rounds: int, out: Path) -> dict[str, str]:
     return {"NULL_CLIENTS": str(clients), "NULL_ROUNDS": str(rounds), "NULL_OUT": str(out)}
 
 
-def _rounds(out: Path) -> list[float]:
-    start_and_ends = json.loads(out.read_text())
-    return [later - earlier for earlier, later in pairwise(start_and_ends[1:])]
+def _rounds(out: Path) -> Rounds:
+    found = json.loads(out.read_text())
+    start_and_ends = found["ends"]
+    return Rounds(statistics.median(later - earlier for earlier, later in pairwise(start_and_ends[1:])), found["megabytes"])
 
 
 def _free_port() -> int:
@@ -134,22 +146,71 @@ def _wait_for(port: int) -> None:
     raise TimeoutError("Flower's SuperLink does not listen.")
 
 
-def sums(flower: Flower) -> list[Figure]:
-    updates = [
-        Update(random_vector(PARAMETERS, seed), examples=1 + seed, holdout_examples=0, metrics={}) for seed in range(UPDATES)
-    ]
-    size = sum(update.delta.nbytes for update in updates) / 1e9
-    theirs, ours = list[float](), list[float]()
-    with ThreadPoolExecutor(CORES) as threads:
-        for _ in range(3):
-            theirs.append(size / flower.sum_seconds())
-            ours.append(size / statistics.median(_sum_seconds(updates, threads) for _ in range(TURNS)))
-    ratio = statistics.median(our / their for our, their in zip(ours, theirs, strict=True))
-    return [
-        Figure(f"{UPDATES} updates in memory, Flower", statistics.median(theirs), "GB/s"),
-        Figure("ours, float64", statistics.median(ours), "GB/s"),
-        Figure("ours by Flower's", ratio, "×", at_least=3),
-    ]
+class Beside:
+    """What was measured so far: figures for the table, and what the picture shows."""
+
+    def __init__(self, flower: Flower) -> None:
+        self._flower = flower
+        self.figures = list[Figure]()
+        self.seconds, self.megabytes = dict[str, float](), dict[str, float]()
+
+    def sum(self) -> None:
+        updates = [
+            Update(random_vector(PARAMETERS, seed), examples=1 + seed, holdout_examples=0, metrics={})
+            for seed in range(UPDATES)
+        ]
+        size = sum(update.delta.nbytes for update in updates) / 1e9
+        theirs, ours = list[float](), list[float]()
+        with ThreadPoolExecutor(CORES) as threads:
+            for _ in range(3):
+                theirs.append(size / self._flower.sum_seconds())
+                ours.append(size / statistics.median(_sum_seconds(updates, threads) for _ in range(TURNS)))
+        ratio = statistics.median(our / their for our, their in zip(ours, theirs, strict=True))
+        self.figures += [
+            Figure(f"{UPDATES} updates in memory, Flower", statistics.median(theirs), "GB/s"),
+            Figure("ours, float64", statistics.median(ours), "GB/s"),
+            Figure("ours by Flower's", ratio, "×", at_least=3),
+        ]
+
+    def deployed(self) -> None:
+        clients = DEPLOYED_CLIENTS
+        theirs = self._flower.deploy(clients, DEPLOYED_ROUNDS)
+        ours = our_rounds(clients, processes=clients, codec="float32")
+        self._note(f"Flower deployed, {clients}", theirs)
+        self._note(f"ours, {clients} processes, {clients}", ours)
+        self.figures += [
+            Figure(f"a round of {clients} clients, Flower deployed", theirs.seconds, "s"),
+            Figure("ours, each device a process, float32", ours.seconds, "s"),
+            Figure("Flower's by ours", theirs.seconds / ours.seconds, "×", at_least=10),
+            Figure("memory of Flower's ServerApp", theirs.megabytes, "MB"),
+            Figure("memory of our aggregator", ours.megabytes, "MB"),
+        ]
+
+    def simulated(self) -> None:
+        for clients, rounds in SIMULATED.items():
+            theirs = self._flower.simulate(clients, rounds)
+            self._note(f"Flower simulated, {clients}", theirs)
+            self.figures += [
+                Figure(f"a round of {clients} clients, Flower simulated", theirs.seconds, "s"),
+                Figure("memory of Flower's ServerApp", theirs.megabytes, "MB"),
+            ]
+            for codec, most in (("int8", 1.0), ("float32", None)):
+                ours = our_rounds(clients, processes=2, codec=codec)
+                self._note(f"ours, 2 processes, {codec}, {clients}", ours)
+                self.figures += [
+                    Figure(f"ours, {clients} devices deployed in two processes, {codec}", ours.seconds, "s"),
+                    Figure("ours by Flower's", ours.seconds / theirs.seconds, "×", at_most=most),
+                    Figure("memory of our aggregator", ours.megabytes, "MB"),
+                ]
+
+    def _note(self, name: str, rounds: Rounds) -> None:
+        self.seconds[name], self.megabytes[name] = rounds
+
+    def draw(self, path: Path) -> None:
+        colors = [THEIRS if name.startswith("Flower") else OURS for name in self.seconds]
+        with canvas(path, 2, width=7.0, height=1.2 + 0.32 * len(colors)) as (seconds, megabytes):
+            bars(seconds, self.seconds, colors, "seconds a round (by clients, no training)")
+            bars(megabytes, self.megabytes, colors, "peak memory of the process that aggregates, MB", "%.0f")
 
 
 def _sum_seconds(updates: Sequence[Update], threads: ThreadPoolExecutor) -> float:
@@ -158,49 +219,27 @@ def _sum_seconds(updates: Sequence[Update], threads: ThreadPoolExecutor) -> floa
     return time.perf_counter() - began
 
 
-def deployed(flower: Flower) -> list[Figure]:
-    theirs = flower.deploy(DEPLOYED_CLIENTS, DEPLOYED_ROUNDS)
-    ours = our_rounds(DEPLOYED_CLIENTS, processes=DEPLOYED_CLIENTS, codec="float32")
-    return [
-        Figure(f"a round of {DEPLOYED_CLIENTS} clients, Flower deployed", statistics.median(theirs), "s"),
-        Figure("ours, each device a process, float32", statistics.median(ours), "s"),
-        Figure("Flower's by ours", statistics.median(theirs) / statistics.median(ours), "×", at_least=10),
-    ]
-
-
-def simulated(flower: Flower) -> list[Figure]:
-    figures = []
-    for clients, rounds in SIMULATED.items():
-        theirs = statistics.median(flower.simulate(clients, rounds))
-        figures.append(Figure(f"a round of {clients} clients, Flower simulated", theirs, "s"))
-        for codec, most in (("int8", 1.0), ("float32", None)):
-            ours = statistics.median(our_rounds(clients, processes=2, codec=codec))
-            figures += [
-                Figure(f"ours, deployed in two device processes, {codec}", ours, "s"),
-                Figure("ours by Flower's", ours / theirs, "×", at_most=most),
-            ]
-    return figures
-
-
-def our_rounds(devices: int, processes: int, codec: str) -> list[float]:
+def our_rounds(devices: int, processes: int, codec: str) -> Rounds:
     with synthetic(devices, processes) as deployment:
-        return seconds_from_round_to_round(deployment.run(f"beside-flower-{codec}", devices, ROUNDS, codec=codec))
+        views = deployment.run(f"beside-flower-{codec}", devices, ROUNDS, codec=codec)
+        seconds = statistics.median(seconds_from_round_to_round(views))
+        return Rounds(seconds, peak_megabytes(deployment.pid("aggregator")))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--flower", type=Path, default=Path(".venv-flower"), help="an environment with flwr[simulation]")
     parser.add_argument("--part", choices=PARTS, action="append")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--out", type=Path, help="a picture of seconds and memory")
     asked = parser.parse_args()
-    figures = list[Figure]()
     with tempfile.TemporaryDirectory() as directory:
-        flower = Flower(asked.flower, Path(directory))
+        beside = Beside(Flower(asked.flower, Path(directory)))
         for part in asked.part or PARTS:
-            figures += {"sum": sums, "deployed": deployed, "simulated": simulated}[part](flower)
-    print(show(figures))
-    if asked.json:
-        asked.json.write_text(json.dumps([figure._asdict() for figure in figures], indent=2) + "\n")
+            shown = len(beside.figures)
+            {"sum": beside.sum, "deployed": beside.deployed, "simulated": beside.simulated}[part]()
+            print(show(beside.figures[shown:]), flush=True)
+    if asked.out and beside.seconds:
+        beside.draw(asked.out)
 
 
 if __name__ == "__main__":

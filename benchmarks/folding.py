@@ -4,13 +4,13 @@ Rows that are compared take turns within each repetition, so that a slow moment 
 medians, ratios are medians of each repetition's ratio. Updates are random, of the CNN's size (1,663,370 float32), so that
 nothing compresses away.
 
-    python benchmarks/folding.py [--repetitions N] [--updates N] [--part memory|robust|storage|peak ...] [--json FILE]
+    python benchmarks/folding.py [--repetitions N] [--updates N] [--part memory|robust|storage|peak ...]
+        [--peaks 10 100 1000] [--out docs/images/folding.png]
 """
 
 import argparse
 import hashlib
 import http.client
-import json
 import os
 import statistics
 import tempfile
@@ -28,6 +28,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as the aggregator has it
 import numpy as np
 
 from deployments import CNN_SHAPES, cnn_plan
+from drawing import LIMIT, OURS, bars, canvas
 from fedlearn.aggregator.gathering import combine
 from fedlearn.core.aggregation import WeightedSum
 from fedlearn.core.robust import GeometricMedian, Median, MultiKrum, NormBound, Rows, Rule, TrimmedMean
@@ -43,6 +44,11 @@ PARAMETERS = sum(int(np.prod(shape)) for shape in CNN_SHAPES)
 GETTERS = 4
 LARGE = 1 << 25  # parameters: 134 MB
 PARTS = ("memory", "robust", "storage", "peak")
+READS, NUMPY = f"memory, read by {CORES} cores (numpy's max)", "numpy `acc += n * delta`, float32, one core"
+GETS, DIGESTS = f"bare GETs of the same objects, {GETTERS} at once", f"SHA-256 of the same bytes, {CORES} cores"
+LIMITS = (READS, NUMPY, GETS, DIGESTS)
+IN_MEMORY = (READS, NUMPY, "fold decoded updates, float64", "fold them one by one, as they come")
+FROM_STORAGE = (GETS, DIGESTS, "our GETs, folding nothing", "fetch, open, check and fold")
 
 
 @dataclass(slots=True)
@@ -105,8 +111,8 @@ def in_memory(updates: Sequence[Update], repetitions: int) -> list[Figure]:
         numpy = Contender("numpy in float32", plain, size)
         take_turns((reads, folds, one, numpy), repetitions)
     return [
-        Figure(f"memory, read by {CORES} cores (numpy's max)", reads.rate, "GB/s", by_cpu=reads.by_cpu),
-        Figure("numpy `acc += n * delta`, float32, one core", numpy.rate, "GB/s", by_cpu=numpy.by_cpu / CORES),
+        Figure(READS, reads.rate, "GB/s", by_cpu=reads.by_cpu),
+        Figure(NUMPY, numpy.rate, "GB/s", by_cpu=numpy.by_cpu / CORES),
         Figure("fold decoded updates, float64", folds.rate, "GB/s", by_cpu=folds.by_cpu),
         Figure(
             "fold decoded updates, of the memory's reads",
@@ -229,11 +235,11 @@ def from_storage(count: int, repetitions: int, workers: int) -> list[Figure]:
         with watched(storage.pid) as served:
             take_turns((bare, ours, gets, hashes), repetitions)
     return [
-        Figure(f"bare GETs of the same objects, {GETTERS} at once", bare.rate, "GB/s"),
+        Figure(GETS, bare.rate, "GB/s"),
         Figure("CPU of bare GETs, without the storage's", bare.cpu_per_gigabyte, "s/GB"),
         Figure("our GETs, folding nothing", gets.rate, "GB/s"),
         Figure("CPU of our GETs", gets.cpu_per_gigabyte, "s/GB"),
-        Figure(f"SHA-256 of the same bytes, {CORES} cores", hashes.rate, "GB/s"),
+        Figure(DIGESTS, hashes.rate, "GB/s"),
         Figure("fetch, open, check and fold", ours.rate, "GB/s"),
         Figure("fetch, open, check and fold, of bare GETs", 100 * ours.share_of(bare), "%", at_least=80),
         Figure("CPU to fetch, open, check and fold", ours.cpu_per_gigabyte, "s/GB"),
@@ -246,10 +252,21 @@ def peaks(counts: Sequence[int]) -> list[Figure]:
     figures = [Figure(f"peak memory above the start, {count:,} updates", peak_of(count, cnn_plan()), "MB") for count in counts]
     plan = cnn_plan().model_copy(update={"weights": (TensorSpec(shape=(LARGE,)),)})
     peak, ring, model = peak_of(3, plan), (WORKERS + 1) * 34, 4 * LARGE / 1e6
-    figures.append(Figure(f"peak memory, a model of {model:.0f} MB, 3 updates", peak, "MB", at_most=2 * model + ring))
-    published = peak_of(3, plan, publish=True)
-    figures.append(Figure("the same, and the next model published", published, "MB", at_most=2 * model + ring))
+    most = round(2 * model + ring)
+    figures.append(Figure(f"peak memory, a model of {model:.0f} MB, 3 updates", peak, "MB", at_most=most))
+    figures.append(Figure("the same, and the next model published", peak_of(3, plan, publish=True), "MB", at_most=most))
     return figures
+
+
+def draw(figures: Sequence[Figure], path: Path) -> None:
+    """What goes through in GB/s, the machine's limits in grey, in memory and from storage; and the memory by updates."""
+    rates = {figure.what: figure.value for figure in figures if figure.unit == "GB/s"}
+    panels = {"in memory": IN_MEMORY, "from storage": FROM_STORAGE, "robust rules, in memory, 32 updates": None}
+    with canvas(path, 2 + 1, width=6.4, height=3.4) as axes:
+        for axis, (title, names) in zip(axes, panels.items(), strict=True):
+            chosen = {of: rates[of] for of in names or [f"{rule}, 32 updates" for rule in RULES] if of in rates}
+            bars(axis, chosen, [LIMIT if of in LIMITS else OURS for of in chosen], "GB/s of float32")
+            axis.set_title(title)
 
 
 def main() -> None:
@@ -259,12 +276,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4, help="updates that are fetched and opened at once")
     parser.add_argument("--part", choices=PARTS, action="append")
     parser.add_argument("--peaks", type=int, nargs="*", default=[10, 100, 1000])
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--out", type=Path, help="a picture beside the machine's limits")
     given = parser.parse_args()
     figures: list[Figure] = []
-    print(
-        f"{CORES} cores; load average {os.getloadavg()[0]:.1f} at the start: above {CORES}, figures by the clock mean little.\n"
-    )
     for part in given.part or PARTS:
         if part == "memory":
             rng = np.random.default_rng(0)
@@ -281,8 +295,8 @@ def main() -> None:
             found = peaks(given.peaks)
         print(show(found), flush=True)
         figures += found
-    if given.json:
-        given.json.write_text(json.dumps([figure._asdict() for figure in figures], indent=1))
+    if given.out:
+        draw(figures, given.out)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from fedlearn.core.learning import Examples
 from fedlearn.data.datasets import fetch
@@ -45,23 +43,21 @@ def main() -> None:
     parser.add_argument("--no-round", action="store_true", help="leave out the round of ten devices")
     options = parser.parse_args()
     data = as_examples(fetch("mnist").train)
-    console = Console()
     if not options.no_round:
         seconds = time_rounds(data)  # first: a process forks before it computes, or never
-        console.print(
-            f"A round of {DEVICES} devices x 6,000 examples, 2NN, {PROCESSES} processes: median {median(seconds[1:]):.2f} s "
-            f"of {len(seconds) - 1}, the first with compiling {seconds[0]:.2f} s"
+        print(
+            f"A round of {DEVICES} devices × 6,000 examples, 2NN, {PROCESSES} processes: median {median(seconds[1:]):.2f} s "
+            f"of {len(seconds) - 1}, the first with compiling {seconds[0]:.2f} s.\n"
         )
     use_one_core()
-    table = Table(title=f"One local epoch, batches of {BATCH_SIZE}, one core; {framework()}")
-    for heading in ("model", "by", "median s", "min s", "CPU s", "CPU ms a step", "first s", "x fit", "x fit (CPU)"):
-        table.add_column(heading, justify="left" if heading in ("model", "by") else "right")
+    headings = ("examples", "by", "median s", "min s", "CPU s", "CPU ms a step", "first s", "× fit", "× fit (CPU)")
+    print(f"One local epoch, batches of {BATCH_SIZE}, one core; {framework()}:\n\n| {' | '.join(headings)} |")
+    print("|---" * len(headings) + "|")
     for name in options.models:
-        compare(name, data, options.repeats, table)
-    console.print(table)
+        compare(name, data, options.repeats)
 
 
-def compare(name: str, data: Examples, repeats: int, table: Table) -> None:
+def compare(name: str, data: Examples, repeats: int) -> None:
     count = EXAMPLES[name]
     examples = Examples(data.features[:count], data.labels[:count])
     model = build(name, 0)
@@ -90,7 +86,8 @@ def compare(name: str, data: Examples, repeats: int, table: Table) -> None:
         faster = [median(theirs / ours for theirs, ours in zip(took["fit"], took[by], strict=True)) for took in (walls, cpus)]
         cpu = median(cpus[by])
         figures = (median(walls[by]), min(walls[by]), cpu, 1000 * cpu / (count / BATCH_SIZE), firsts[by])
-        table.add_row(f"{name}, {count:,}", by, *(f"{f:.3f}" for f in figures), *(f"{f:.1f}" for f in faster))
+        cells = [f"{name}, {count:,}", by, *(f"{f:.3f}" for f in figures), *(f"{f:.1f}" for f in faster)]
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def fit(plan: Plan, weights: list[Any], examples: Examples, steps_per_execution: int) -> Epoch:

@@ -1,6 +1,7 @@
-"""Flower's own sum of updates that lie in memory: prints the seconds of each turn, in Flower's environment."""
+"""Flower's own sum of updates that lie in memory: prints each turn's seconds and the peak memory, in Flower's environment."""
 
 import json
+import resource
 import sys
 import time
 
@@ -26,4 +27,5 @@ if __name__ == "__main__":
         began = time.perf_counter()
         aggregate_arrayrecords(records, "num-examples")
         seconds.append(time.perf_counter() - began)
-    print(json.dumps(seconds))
+    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    print(json.dumps({"seconds": seconds, "megabytes": megabytes}))

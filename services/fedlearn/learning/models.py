@@ -26,6 +26,7 @@ from fedlearn.protocol.plans import (
     Plan,
     TensorSpec,
     UpdateFormat,
+    exact_ranges,
     faults_of,
     read_plan,
 )
@@ -126,6 +127,9 @@ def make_plan(
     architecture = json.loads(json.dumps(keras.saving.serialize_keras_object(model)))
     architecture.pop("compile_config", None)
     manifest = _manifest(_rebuild(architecture, MAX_PARAMETERS))
+    update = update or UpdateFormat()
+    if update.encoding == "int8":
+        update = update.model_copy(update={"exact": update.exact or exact_ranges(manifest)})
     try:
         plan = Plan(
             dataset=dataset,
@@ -135,7 +139,7 @@ def make_plan(
             metrics=tuple(metrics),
             training=training or LocalTraining(),
             evaluation_batch_size=evaluation_batch_size,
-            update=update or UpdateFormat(),
+            update=update,
             model_encoding=model_encoding,
             aggregation=aggregation or FedAvgPlan(),
             max_examples=max_examples,

@@ -79,8 +79,12 @@ class Int8:
     """Steps of a scale per block, rounded up or down by chance so that the mean is the value itself; then packed.
 
     QSGD, Alistarh et al. 2017, section 3.1, with s = 127 and the largest magnitude of a block in place of its length.
+
+    Args:
+        exact: the places in the window, from and to, in order, that stay float32 and are in no block.
     """
 
+    exact: tuple[tuple[int, int], ...] = ()
     code: int = 4
     compressed: bool = True
 
@@ -88,6 +92,17 @@ class Int8:
         return _longest(self._size(elements))
 
     def encode(self, part: npt.NDArray[Any], rng: np.random.Generator) -> Bytes:
+        if not self.exact:
+            return _pack(b"".join(self._rounded(part, rng)))
+        exact = np.concatenate([part[start:stop] for start, stop in self.exact]).astype("<f4")
+        if not np.isfinite(exact).all():
+            raise Refusal(Code.UPDATE_NOT_FINITE, "A value is NaN or infinite.")
+        scales, codes = self._rounded(np.concatenate([part[start:stop] for start, stop in self._between(len(part))]), rng)
+        return _pack(scales + exact.tobytes() + codes)
+
+    @staticmethod
+    def _rounded(part: npt.NDArray[Any], rng: np.random.Generator) -> tuple[bytes, bytes]:
+        """Scales and codes."""
         count = len(part)
         blocks = np.zeros((-(-count // BLOCK), BLOCK), np.float32)
         blocks.reshape(-1)[:count] = part
@@ -101,13 +116,29 @@ class Int8:
         blocks -= steps  # exact: what is left to the next step, from 0 to 1
         steps += rng.random(blocks.shape, np.float32) < blocks
         codes = steps.reshape(-1)[:count].astype(np.int8)
-        return _pack(scales.astype("<f4").tobytes() + codes.tobytes())
+        return scales.astype("<f4").tobytes(), codes.tobytes()
 
     def decode(self, plain: Bytes, out: npt.NDArray[Any]) -> None:
         raw = _unpack(plain, self._size(len(out)), exactly=True)
-        count, blocks = len(out), -(-len(out) // BLOCK)
+        kept = self._kept
+        count = len(out) - kept
+        blocks = -(-count // BLOCK)
         scales = np.frombuffer(raw, "<f4", blocks)
-        codes = np.frombuffer(raw, np.int8, count, offset=4 * blocks)
+        codes = np.frombuffer(raw, np.int8, count, offset=4 * (blocks + kept))
+        if not kept:
+            self._values(scales, codes, out)
+            return
+        values, exact = np.empty(count, np.float32), np.frombuffer(raw, "<f4", kept, offset=4 * blocks)
+        self._values(scales, codes, values)
+        for places, source in ((self._between(len(out)), values), (self.exact, exact)):
+            taken = 0
+            for start, stop in places:
+                out[start:stop] = source[taken : taken + stop - start]
+                taken += stop - start
+
+    @staticmethod
+    def _values(scales: npt.NDArray[Any], codes: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
+        count = len(codes)
         whole = count // BLOCK * BLOCK
         with np.errstate(over="ignore", invalid="ignore"):  # whoever takes the update looks whether it is finite
             if whole:
@@ -117,9 +148,18 @@ class Int8:
             if whole < count:
                 np.multiply(codes[whole:], scales[-1], out=out[whole:])
 
-    @staticmethod
-    def _size(elements: int) -> int:
-        return 4 * -(-elements // BLOCK) + elements
+    @property
+    def _kept(self) -> int:
+        return sum(stop - start for start, stop in self.exact)
+
+    def _between(self, elements: int) -> list[tuple[int, int]]:
+        """The places that are not exact."""
+        edges = [0, *(edge for places in self.exact for edge in places), elements]
+        return list(zip(edges[::2], edges[1::2], strict=True))
+
+    def _size(self, elements: int) -> int:
+        rounded = elements - self._kept
+        return 4 * -(-rounded // BLOCK) + 4 * self._kept + rounded
 
 
 @dataclass(frozen=True, slots=True)

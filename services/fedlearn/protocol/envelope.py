@@ -70,7 +70,7 @@ def layout_of(plan: Plan) -> Layout:
 
 
 def _layout(parameters: int, update: UpdateFormat) -> Layout:
-    return Layout(parameters, update.encoding, update.window_elements, update.keep(parameters))
+    return Layout(parameters, update.encoding, update.window_elements, update.keep(parameters), update.exact)
 
 
 def seal(

@@ -6,8 +6,9 @@ An architecture is data, never code: its layers are on an allow-list and its siz
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
@@ -23,6 +24,7 @@ from fedlearn.protocol.aggregations import Aggregation, FedAvgPlan, Strict
 
 MAX_PARAMETERS = 500_000_000
 KEEP_FRACTION = 0.01
+MAX_EXACT = 65_536
 
 ALLOWED_CLASSES = frozenset(
     {
@@ -155,13 +157,16 @@ class UpdateFormat(_Grown):
 
     Args:
         keep_fraction: of `top_k`, which sends so many of the coordinates (0.01 by default) and keeps the rest for later rounds.
+        exact: of `int8`, the coordinates, each range from its first to the one after its last, that stay float32; in order,
+            with something between any two. `exact_ranges` finds those that should.
     """
 
-    _later: ClassVar = ("keep_fraction",)
+    _later: ClassVar = ("keep_fraction", "exact")
 
     encoding: Codec = "float32"
     window_elements: Annotated[int, Field(ge=1024, le=16_777_216)] = 262_144
     keep_fraction: Annotated[float | None, Field(gt=0, le=0.5)] = None
+    exact: Annotated[tuple[tuple[int, int], ...], Field(max_length=10_000)] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -174,11 +179,34 @@ class UpdateFormat(_Grown):
     def _check(self) -> "UpdateFormat":
         if (self.keep_fraction is None) != (self.encoding != "top_k"):
             raise ValueError(f"keep_fraction is of top_k, not of {self.encoding}")
+        if self.exact and self.encoding != "int8":
+            raise ValueError(f"exact is of int8, not of {self.encoding}")
+        edges = [edge for range_ in self.exact for edge in range_]
+        if edges and (edges[0] < 0 or any(later <= earlier for earlier, later in pairwise(edges))):
+            raise ValueError("exact holds ranges in order, none of them empty, with something between any two")
         return self
 
     def keep(self, parameters: int) -> int:
         """How many of so many coordinates `top_k` sends; 0 for any other encoding."""
         return 0 if self.keep_fraction is None else max(1, round(self.keep_fraction * parameters))
+
+
+def exact_ranges(weights: Sequence[TensorSpec]) -> tuple[tuple[int, int], ...]:
+    """The coordinates that `int8` should leave alone: weights of one dimension or none, of at most `MAX_EXACT` elements.
+
+    Those are biases, and the scales and moving statistics of normalization. They are few, and their values differ by orders of
+    magnitude from their neighbours' and from each other's: steps of the largest would be all that is left of the others.
+    """
+    found: list[tuple[int, int]] = []
+    start = 0
+    for spec in weights:
+        stop = start + spec.elements
+        if len(spec.shape) <= 1 and 0 < spec.elements <= MAX_EXACT:
+            if found and found[-1][1] == start:
+                start = found.pop()[0]
+            found.append((start, stop))
+        start = stop
+    return tuple(found)
 
 
 def name_codec(codec: str, keep_fraction: float | None = None) -> UpdateFormat:
@@ -248,6 +276,8 @@ class Plan(_Grown):
             check_combination(self.update, self.aggregation)
         except Refusal as refusal:
             raise ValueError(refusal.detail.removesuffix(".")) from refusal
+        if self.update.exact and self.update.exact[-1][1] > self.parameters:
+            raise ValueError(f"exact goes beyond the model's {self.parameters} parameters")
         if self.parameters > MAX_PARAMETERS:
             raise ValueError(f"the model has {self.parameters} parameters, more than {MAX_PARAMETERS}")
         return self

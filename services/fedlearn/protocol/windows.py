@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fedlearn.core.errors import Code, Refusal
-from fedlearn.protocol.codecs import NAMES, Bytes, Codec, Encoding, Plain, TopK, codec_of
+from fedlearn.protocol.codecs import NAMES, Bytes, Codec, Encoding, Int8, Plain, TopK, codec_of
 from fedlearn.protocol.sealing import CONTENT_KEY_BYTES, WRAPPED_BYTES, SealingKey, SealingPublicKey
 
 MAGIC = b"FLSEALED"
@@ -44,16 +44,27 @@ class Layout:
 
     Args:
         keep: with `top_k`, how many values are not 0.
+        exact: with `int8`, the coordinates, from and to, in order, that stay float32.
     """
 
     parameters: int
     encoding: Encoding
     window_elements: int
     keep: int = 0
+    exact: tuple[tuple[int, int], ...] = ()
 
     @property
     def codec(self) -> Codec:
+        """That of a window in which nothing is exact."""
         return codec_of(self.encoding, self.keep)
+
+    def codec_at(self, index: int) -> Codec:
+        """That of window `index` (from 1)."""
+        if not self.exact:
+            return self.codec
+        part = self.elements(index)
+        inside = ((max(start, part.start), min(stop, part.stop)) for start, stop in self.exact)
+        return Int8(tuple((start - part.start, stop - part.start) for start, stop in inside if start < stop))
 
     @property
     def windows(self) -> int:
@@ -71,6 +82,8 @@ class Layout:
 
     @property
     def _longest_body(self) -> int:
+        if self.exact:
+            return sum(self.sealed_bytes(index).stop - 1 for index in range(1, self.windows + 1))
         codec, whole = self.codec, self.parameters // self.window_elements
         body = whole * codec.longest(self.window_elements) + self.windows * TAG_BYTES
         if whole < self.windows:
@@ -91,7 +104,7 @@ class Layout:
 
     def sealed_bytes(self, index: int) -> range:
         """What length window `index` (from 1) may have with its tag; one only, unless it is compressed."""
-        codec = self.codec
+        codec = self.codec_at(index)
         longest = codec.longest(len(self.elements(index))) + TAG_BYTES
         return range(TAG_BYTES + 1 if codec.compressed else longest, longest + 1)
 
@@ -151,7 +164,7 @@ def seal_vector(
     codec, rng = layout.codec, rng or np.random.default_rng()
 
     def encode(index: int) -> Bytes:
-        return codec.encode(layout.cut(vector, index), rng)
+        return layout.codec_at(index).encode(layout.cut(vector, index), rng)
 
     numbers = range(1, layout.windows + 1)
     # compressed windows are made before, since the header tells their lengths; they are short
@@ -259,7 +272,7 @@ class Opening:
         """
         self._check_length(index, sealed)
         layout = self.header.layout
-        codec, nonce = layout.codec, _nonce(index, layout)
+        codec, nonce = layout.codec_at(index), _nonce(index, layout)
         try:
             if isinstance(codec, Plain):
                 # where encoding and memory agree, the plaintext is written straight to its place

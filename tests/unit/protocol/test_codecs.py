@@ -255,3 +255,44 @@ class TestSealed:
         assert bare / 2 < sizes["float16"] < 1.01 * bare / 2
         assert sizes["int8"] < 0.26 * bare
         assert sizes["top_k"] < 0.0125 * bare
+
+
+class TestExact:
+    """Some coordinates of an int8 update stay float32."""
+
+    LAYOUT = Layout(5000, "int8", 2048, exact=((0, 3), (2000, 2100), (4999, 5000)))
+
+    @staticmethod
+    def uneven() -> np.ndarray:
+        vector = normal(5000)
+        for start, stop in TestExact.LAYOUT.exact:
+            vector[start:stop] *= np.geomspace(1e-6, 1e6, stop - start, dtype=np.float32)
+        return vector
+
+    def test_they_arrive_as_they_were_and_take_no_resolution_from_the_others(self) -> None:
+        vector, exact = self.uneven(), np.zeros(5000, bool)
+        for start, stop in self.LAYOUT.exact:
+            exact[start:stop] = True
+        blob = seal_vector(vector, b"{}", key=KEY.public, info=b"", layout=self.LAYOUT, rng=rng())
+        assert len(blob) <= self.LAYOUT.max_bytes
+        _, out = open_vector(blob, key=KEY, info=b"", layout=self.LAYOUT)
+        np.testing.assert_array_equal(out[exact], vector[exact])
+        assert np.abs(out - vector)[~exact].max() <= 1.00001 * np.abs(vector[~exact]).max() / 127
+
+    def test_a_window_of_nothing_else_and_one_of_none_open_as_well(self) -> None:
+        layout = Layout(3000, "int8", 1000, exact=((900, 2100),))
+        vector = normal(3000)
+        _, out = open_vector(
+            seal_vector(vector, b"{}", key=KEY.public, info=b"", layout=layout, rng=rng()), key=KEY, info=b"", layout=layout
+        )
+        np.testing.assert_array_equal(out[900:2100], vector[900:2100])
+        assert np.abs(out - vector).max() <= 1.00001 * np.abs(vector).max() / 127
+
+    @pytest.mark.parametrize("place", [1, 2050, 4000])
+    def test_a_value_that_is_not_finite_is_refused(self, place: int) -> None:
+        vector = self.uneven()
+        vector[place] = np.nan
+        refused(
+            Code.UPDATE_NOT_FINITE,
+            lambda: seal_vector(vector, b"{}", key=KEY.public, info=b"", layout=self.LAYOUT, rng=rng()),
+        )

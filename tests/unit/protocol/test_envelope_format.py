@@ -57,7 +57,9 @@ def x_wing(seed: bytes, encapsulated: bytes) -> bytes:
     return hashlib.sha3_256(first + second + theirs + ours + b"\\.//^\\").digest()
 
 
-def read(blob: bytes, seed: bytes, info: bytes) -> tuple[dict[str, object], np.ndarray]:
+def read(
+    blob: bytes, seed: bytes, info: bytes, exact: tuple[tuple[int, int], ...] = ()
+) -> tuple[dict[str, object], np.ndarray]:
     magic, version, encoding, compression, window, parameters, kid, wrapped_bytes = struct.unpack_from("<8sHBBIQ16sI", blob)
     assert (magic, version, compression) == (b"FLSEALED", 1, int(encoding in (4, 5)))
     windows = -(-parameters // window)
@@ -72,10 +74,12 @@ def read(blob: bytes, seed: bytes, info: bytes) -> tuple[dict[str, object], np.n
         end += length
     assert end == len(blob)
     about = {"kid": kid.hex(), **json.loads(plain[0])}
-    if encoding in (4, 5):
-        unpack = {4: int8, 5: top_k}[encoding]
-        sizes = [min(window, parameters - start) for start in range(0, parameters, window)]
-        return about, np.concatenate([unpack(unpacked(raw), size) for raw, size in zip(plain[1:], sizes, strict=True)])
+    parts = [range(start, min(start + window, parameters)) for start in range(0, parameters, window)]
+    if encoding == 5:
+        return about, np.concatenate([top_k(unpacked(raw), len(part)) for raw, part in zip(plain[1:], parts, strict=True)])
+    if encoding == 4:
+        alone = [[any(first <= j < last for first, last in exact) for j in part] for part in parts]
+        return about, np.concatenate([int8(unpacked(raw), mine) for raw, mine in zip(plain[1:], alone, strict=True)])
     return about, np.frombuffer(b"".join(plain[1:]), {1: "<f4", 2: "<f2"}[encoding])
 
 
@@ -88,11 +92,14 @@ def unpacked(raw: bytes) -> bytes:
     return zstandard.ZstdDecompressor().decompress(raw[4 : 4 + length], allow_extra_data=False)
 
 
-def int8(content: bytes, elements: int) -> np.ndarray:
-    blocks = math.ceil(elements / 1024)
+def int8(content: bytes, alone: list[bool]) -> np.ndarray:
+    others = alone.count(False)
+    blocks = math.ceil(others / 1024)
     scales = struct.unpack_from(f"<{blocks}f", content)
-    codes = struct.unpack_from(f"<{elements}b", content, 4 * blocks)
-    return np.array([np.float32(code) * np.float32(scales[j // 1024]) for j, code in enumerate(codes)], np.float32)
+    exact = iter(struct.unpack_from(f"<{sum(alone)}f", content, 4 * blocks))
+    codes = struct.unpack_from(f"<{others}b", content, 4 * (blocks + sum(alone)))
+    values = iter([np.float32(code) * np.float32(scales[j // 1024]) for j, code in enumerate(codes)])
+    return np.array([next(exact) if one else next(values) for one in alone], np.float32)
 
 
 def top_k(content: bytes, elements: int) -> np.ndarray:
@@ -135,3 +142,25 @@ def test_an_envelope_is_read_as_the_page_says(encoding: str, parameters: int) ->
         np.testing.assert_allclose(vector, delta, rtol=0, atol=1.001 * np.abs(delta).max() / 127)
     else:
         np.testing.assert_array_equal(vector, delta if encoding == "top_k" else delta.astype(encoding))
+
+
+def test_exact_values_are_read_as_the_page_says() -> None:
+    key, exact = SealingKey.generate(RoundId(TaskId("mnist"), 7)), ((0, 3), (2000, 2100), (4990, 5000))
+    delta = np.random.default_rng(0).normal(size=5000).astype(np.float32)
+    alone = np.zeros(5000, bool)
+    for first, last in exact:
+        alone[first:last] = True
+    delta[alone] *= 1e6
+    blob = seal(
+        Update(delta, 540),
+        key=key.public,
+        context=UpdateContext("mnist", 7, "pod-0/3", "a" * 64, "b" * 64),
+        format=UpdateFormat(encoding="int8", window_elements=2048, exact=exact),
+    )
+    info = (
+        b"fedlearn update envelope v1\n"
+        b'{"base":"' + b"b" * 64 + b'","device":"pod-0/3","plan":"' + b"a" * 64 + b'","round":7,"task":"mnist"}'
+    )
+    _, vector = read(blob, key._seed, info, exact)
+    np.testing.assert_array_equal(vector[alone], delta[alone])
+    np.testing.assert_allclose(vector[~alone], delta[~alone], rtol=0, atol=1.001 * np.abs(delta[~alone]).max() / 127)

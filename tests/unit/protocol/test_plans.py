@@ -3,7 +3,7 @@ import copy
 import pytest
 
 from fedlearn.core.errors import Code, Refusal
-from fedlearn.protocol.plans import MAX_PARAMETERS, LocalTraining, Plan, read_plan
+from fedlearn.protocol.plans import MAX_EXACT, MAX_PARAMETERS, LocalTraining, Plan, TensorSpec, exact_ranges, read_plan
 from support.world import small_plan
 
 DENSE = {
@@ -164,6 +164,11 @@ def test_a_plan_that_gives_everybody_all_steps_keeps_its_digest() -> None:
         pytest.param({"update": {"encoding": "float64"}}, id="the aggregator's own encoding"),
         pytest.param({"update": {"encoding": "int8", "keep_fraction": 0.1}}, id="another encoding's option"),
         pytest.param({"update": {"encoding": "top_k", "keep_fraction": 0.6}}, id="more than half"),
+        pytest.param({"update": {"encoding": "float16", "exact": [[0, 1]]}}, id="exact values of float16"),
+        pytest.param({"update": {"encoding": "int8", "exact": [[3, 5], [0, 2]]}}, id="exact ranges out of order"),
+        pytest.param({"update": {"encoding": "int8", "exact": [[0, 2], [2, 4]]}}, id="exact ranges that touch"),
+        pytest.param({"update": {"encoding": "int8", "exact": [[1, 1]]}}, id="an empty exact range"),
+        pytest.param({"update": {"encoding": "int8", "exact": [[0, 10**8]]}}, id="an exact range beyond the model"),
         pytest.param({"update": {"encoding": "top_k"}, "aggregation": {"rule": {"name": "median"}}}, id="top_k and a median"),
         pytest.param({"update": {"encoding": "top_k"}, "aggregation": {"rule": {"name": "multi_krum"}}}, id="top_k and Krum"),
         pytest.param({"model_encoding": "int8"}, id="an encoding that models do not have"),
@@ -188,3 +193,18 @@ def test_a_plan_says_what_its_codec_is_and_nothing_of_what_others_take() -> None
 def test_int8_goes_with_every_rule(rule: str) -> None:
     given = plan_with(aggregation={"rule": {"name": rule}}, update={"encoding": "int8"})
     assert Plan.model_validate(given).update.encoding == "int8"
+
+
+def test_biases_and_statistics_are_what_int8_leaves_alone() -> None:
+    shapes = [(30,), (30,), (30, 16), (16,), (), (16, 16), (MAX_EXACT + 1,), (0,), (3,)]
+    kernels = 30 * 16, 16 * 16 + MAX_EXACT + 1
+    first = 60 + kernels[0]
+    assert exact_ranges([TensorSpec(shape=shape) for shape in shapes]) == (
+        (0, 60),
+        (first, first + 17),
+        (first + 17 + kernels[1], first + 17 + kernels[1] + 3),
+    )
+
+
+def test_a_plan_of_int8_from_before_exact_values_keeps_its_digest() -> None:
+    assert b"exact" not in Plan.model_validate(plan_with(update={"encoding": "int8"})).canonical

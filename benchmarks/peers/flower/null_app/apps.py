@@ -1,10 +1,11 @@
-"""A ServerApp that notes when each round ends, and a ClientApp that returns what it gets.
+"""A ServerApp that notes when each round ends and how much memory it had, and a ClientApp that returns what it gets.
 
 It runs in Flower's environment, deployed or simulated; NULL_CLIENTS, NULL_ROUNDS and NULL_OUT say how many and where to.
 """
 
 import json
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -22,7 +23,7 @@ client = ClientApp()
 
 @server.main()
 def main(grid: Grid, _context: Context) -> None:
-    """FedAvg over all clients; the ends of the rounds as JSON, after the start as the first."""
+    """FedAvg over all clients; as JSON the ends of the rounds, after the start as the first, and the process's peak memory."""
     clients, rounds = int(os.environ["NULL_CLIENTS"]), int(os.environ["NULL_ROUNDS"])
     rng = np.random.default_rng(0)
     model = ArrayRecord([rng.normal(0, 0.05, shape).astype(np.float32) for shape in SHAPES])
@@ -34,7 +35,10 @@ def main(grid: Grid, _context: Context) -> None:
         num_rounds=rounds,
         evaluate_fn=lambda _round, _arrays: ends.append(time.time()),
     )
-    Path(os.environ["NULL_OUT"]).write_text(json.dumps(ends))
+    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    found = Path(os.environ["NULL_OUT"])
+    found.with_suffix(".part").write_text(json.dumps({"ends": ends, "megabytes": megabytes}))
+    found.with_suffix(".part").replace(found)
 
 
 @client.train()

@@ -1,0 +1,109 @@
+"""1,000 devices with the numpy learner in four processes, and 200 that train by Keras in two: rounds of all, time and memory.
+
+Real server, aggregator and storage; the model is the 2NN (199,210 float32, sent as float32). MNIST is divided among them;
+with Keras they train one local epoch at batch 10. The first round is left out, since it waits until all devices are there, and
+with Keras compiles. Memory is the proportional set size of all device processes, the most that was seen while rounds ran; each
+device's is what they have above the same processes with one device each.
+
+    python benchmarks/devices.py [--part numpy|keras ...] [--devices N] [--rounds 2]
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from deployments import peak_megabytes, seconds_from_round_to_round
+from fedlearn.local.launcher import Launcher
+from fedlearn.local.options import RunOptions
+from fedlearn.local.run import submission
+from folding import cpu_seconds
+from results import Figure, show
+
+PARTS: dict[str, tuple[Literal["synthetic", "keras"], int, int]] = {"numpy": ("synthetic", 1000, 4), "keras": ("keras", 200, 2)}
+"""The learner, how many devices, and in how many processes."""
+_LOOK_SECONDS, _PATIENCE_SECONDS = 0.5, 600.0
+
+
+class Fleet(NamedTuple):
+    """What one run showed.
+
+    Args:
+        seconds: from round to round.
+        megabytes: the most of all device processes together.
+        cpu: seconds of the device processes, all rounds.
+    """
+
+    seconds: float
+    rounds: int
+    megabytes: float
+    cpu: float
+    server: float
+    aggregator: float
+
+
+def pss_megabytes(pid: int) -> float:
+    """The proportional set size: what is shared counts in parts."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return int(next(line for line in rollup.splitlines() if line.startswith("Pss:")).split()[1]) / 1000
+
+
+def run(learner: Literal["synthetic", "keras"], devices: int, processes: int, rounds: int) -> Fleet:
+    options = RunOptions(
+        devices=devices, processes=processes, learner=learner, rounds=rounds, server_port=0, aggregator_port=0, storage_port=0
+    )
+    with tempfile.TemporaryDirectory() as directory, Launcher(options, Path(directory) / "run", lambda _: None) as launcher:
+        launcher.boot()
+        pids = [launcher.pid(f"device-{number}") for number in range(processes)]
+        task, most, before = f"fleet-{devices}", 0.0, sum(map(cpu_seconds, pids))
+        all_of_them = ["--over-selection", "1.0", "--min-fraction", "1.0", "--selection-timeout-seconds", "300"]
+        launcher.run_learner("submit", [*submission(options, task, launcher), *all_of_them])
+        until = time.monotonic() + _PATIENCE_SECONDS
+        with launcher.client() as client:
+            while client.task(task).state == "running":
+                if time.monotonic() > until:
+                    raise TimeoutError(f"{rounds} rounds of {devices} devices have not ended.")
+                launcher.check()
+                most = max(most, sum(map(pss_megabytes, pids)))
+                time.sleep(_LOOK_SECONDS)
+            views = client.rounds(task)
+        reported = [sum(part.standing == "reported" for part in view.participants) for view in views]
+        if any(view.phase != "committed" for view in views) or set(reported) != {devices}:
+            raise SystemExit(f"not all devices were in each round: {[view.phase for view in views]}, {reported}")
+        seconds = statistics.median(seconds_from_round_to_round(views) or [views[-1].seconds])
+        peaks = peak_megabytes(launcher.pid("server")), peak_megabytes(launcher.pid("aggregator"))
+        return Fleet(seconds, len(views), most, sum(map(cpu_seconds, pids)) - before, *peaks)
+
+
+def figures(part: str, devices: int | None, rounds: int) -> list[Figure]:
+    learner, usual, processes = PARTS[part]
+    count = devices or usual
+    bare, whole = run(learner, processes, processes, 2), run(learner, count, processes, rounds)
+    each = (whole.megabytes - bare.megabytes) / (count - processes)
+    return [
+        Figure(f"a round of {count:,} devices in {processes} processes, {part}", whole.seconds, "s"),
+        Figure("for each device", 1000 * whole.seconds / count, "ms"),
+        Figure("CPU of its process for each device and round", 1000 * whole.cpu / count / whole.rounds, "ms"),
+        Figure("memory of the device processes, together", whole.megabytes, "MB"),
+        Figure(f"the same processes with one device each ({processes})", bare.megabytes, "MB"),
+        Figure("memory of each device above that", each, "MB"),
+        Figure("the server's peak memory", whole.server, "MB"),
+        Figure("the aggregator's peak memory", whole.aggregator, "MB"),
+        Figure(f"the aggregator's with {processes} devices", bare.aggregator, "MB"),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=PARTS, action="append")
+    parser.add_argument("--devices", type=int)
+    parser.add_argument("--rounds", type=int, default=2)
+    given = parser.parse_args()
+    for part in given.part or PARTS:
+        print(show(figures(part, given.devices, given.rounds)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
