@@ -15,7 +15,7 @@ help: ## list the targets
 
 # --- environments: one virtual environment; the second stamp adds what development needs
 
-$(VENV)/.run: pyproject.toml constraints.txt
+$(VENV)/.run: pyproject.toml constraints.txt services/fedlearn/core/kernels.c
 	@echo "Setting up $(VENV); this takes a minute or two, once."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fedlearn needs Python 3.11 or newer: set PYTHON=python3.11")'
 	@$(PYTHON) -m venv $(VENV)
@@ -79,6 +79,10 @@ OUTAGE_SECONDS ?= 30
 .PHONY: chaos
 chaos: $(VENV)/.dev ## kill roles and take storage and database away, and check every version (KILLS=200 SEED=0)
 	@$(BIN)/fedlearn chaos --kills $(KILLS) --seed $(SEED) --outage-seconds $(OUTAGE_SECONDS)
+	@if $(BIN)/python -c 'import sys; from fedlearn.local.postgres import find_programs; sys.exit(find_programs() is None)'; \
+	then $(BIN)/fedlearn chaos --kills 0 --seed $(SEED) --outage-seconds $(OUTAGE_SECONDS) --postgresql; \
+	else echo "There is no PostgreSQL server here: its outages are left out."; fi
+
 .PHONY: pictures
 pictures: $(VENV)/.dev ## take the console's pictures in docs/images (needs Chromium)
 	@$(BIN)/python tests/browser/pictures.py

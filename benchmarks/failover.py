@@ -33,6 +33,7 @@ from fedlearn.core.rounds import Phase, Round
 from fedlearn.local.chaos import TASK, Arena
 from fedlearn.local.chaos_checks import faults, orphans, outcome
 from fedlearn.local.deployment import Environment, free_port
+from fedlearn.local.postgres import Postgres, find_programs
 from fedlearn.local.storage import LocalStorage
 from fedlearn.protocol.messages import Assignment
 from fedlearn.protocol.plans import Plan
@@ -41,7 +42,6 @@ from fedlearn.protocol.views import Policy
 from support.balancer import Balancer
 from support.leases import LeaseApi
 from support.played_api import played
-from support.postgres import Postgres, find_programs
 from support.replicas import Replicas
 from support.trial import Trial
 from support.world import HandDevice, wait_for
@@ -89,8 +89,9 @@ class Servers(Arena):
         assert leader is not None
         return leader
 
-    def aim(self, phase: Phase) -> Round:
-        self._aim(phase)
+    def hit(self, phase: Phase) -> Round:
+        """The round that has just entered this phase."""
+        self.aim(phase)
         return self.current()
 
     def send(self, leader: Leader, number: signal.Signals) -> None:
@@ -134,7 +135,7 @@ def kill(servers: Servers, kills: int, lock: str) -> None:
     led, gone_on, became = [], [], Counter[str]()
     hit: list[tuple[Phase, RoundId]] = []
     for phase in itertools.islice(itertools.cycle(PHASES), kills):
-        round_, leader = servers.aim(phase), servers.leader()
+        round_, leader = servers.hit(phase), servers.leader()
         servers.send(leader, signal.SIGKILL)
         seconds = servers.after(leader)
         led.append(seconds[0])
@@ -162,7 +163,7 @@ def stop(servers: Servers, stops: int) -> None:
     print(f"\n{stops} SIGSTOPs of the leader, each until its lease was over and another led:")
     for turn in range(stops):
         idle = servers.submit_idle(f"idle-{turn}")
-        round_, leader = servers.aim(Phase.REPORTING), servers.leader()
+        round_, leader = servers.hit(Phase.REPORTING), servers.leader()
         servers.send(leader, signal.SIGSTOP)
         try:
             seconds = servers.after(leader)

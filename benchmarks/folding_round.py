@@ -19,29 +19,31 @@ from fedlearn.adapters.objects import S3ObjectStore
 from fedlearn.adapters.s3 import S3Settings
 from fedlearn.aggregator.folding import Folding
 from fedlearn.aggregator.layout import Descriptor, update_key
+from fedlearn.aggregator.publishing import Publisher
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.ports import ObjectStore
 from fedlearn.core.rounds import ModelRef
 from fedlearn.core.updates import Update
-from fedlearn.local.seaweed import UPDATES
+from fedlearn.local.seaweed import MODELS, UPDATES
 from fedlearn.local.storage import LocalStorage
 from fedlearn.protocol.envelope import UpdateContext, seal
 from fedlearn.protocol.messages import Model
 from fedlearn.protocol.plans import Plan, read_plan
 from fedlearn.protocol.sealing import SealingKey, identity_from_pem, identity_to_pem
+from fedlearn.protocol.tensors import ModelFile
 
 ROUND = RoundId(TaskId("folding"), 1)
 WORKERS = 4
 _LOT = 50
+_NO_BASE = ModelRef(0, "folding/models/0.safetensors", "0" * 64, 1)
 
 
 class SealedUpdates:
     """A round without a server: its key, and updates of random values that devices might have brought."""
 
-    def __init__(self, plan: Plan, store: ObjectStore) -> None:
+    def __init__(self, plan: Plan, store: ObjectStore, base: ModelRef = _NO_BASE) -> None:
         self.plan, self.store, self.size_bytes = plan, store, 0
         self.identity, self.key = Ed25519PrivateKey.generate(), SealingKey.generate(ROUND)
-        base = ModelRef(0, "folding/models/0.safetensors", "0" * 64, 1)
         self.descriptor = Descriptor(
             task=ROUND.task,
             round=ROUND.number,
@@ -63,7 +65,7 @@ class SealedUpdates:
         digests = {}
         for number in numbers:
             device = DeviceId(f"device-{number}")
-            context = UpdateContext(ROUND.task, ROUND.number, device, self.plan.digest, "0" * 64)
+            context = UpdateContext(ROUND.task, ROUND.number, device, self.plan.digest, self.descriptor.base.sha256)
             body = seal(
                 Update(self._delta, 600 + number, 60, {"loss": 0.5}),
                 key=self.key.public,
@@ -84,15 +86,19 @@ class _Job(NamedTuple):
     endpoint_url: str
     access_key: str
     secret_key: str
+    publish: bool
 
 
-def peak_of(count: int, plan: Plan) -> float:
-    """The peak memory in MB, above that before the first update, of a process that folds so many updates from storage."""
+def peak_of(count: int, plan: Plan, *, publish: bool = False) -> float:
+    """The peak memory in MB, above that before the first update, of a process that folds so many updates from storage, and that
+    publishes the next model if it is told to.
+    """
     with tempfile.TemporaryDirectory() as directory, LocalStorage(Path(directory)) as storage:
-        sealed = SealedUpdates(plan, storage.store("aggregator", UPDATES))
+        base = _put_base(plan, storage.store("aggregator", MODELS)) if publish else _NO_BASE
+        sealed = SealedUpdates(plan, storage.store("aggregator", UPDATES), base)
         keys = storage.credentials("aggregator")
         identity = identity_to_pem(sealed.identity).decode()
-        job = _Job(sealed.descriptor.model_dump_json(), identity, storage.endpoint_url, keys.access, keys.secret)
+        job = _Job(sealed.descriptor.model_dump_json(), identity, storage.endpoint_url, keys.access, keys.secret, publish)
         command = [sys.executable, __file__]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as child:
             assert child.stdin is not None
@@ -110,6 +116,15 @@ def peak_of(count: int, plan: Plan) -> float:
             return float(ask({}))
 
 
+def _put_base(plan: Plan, models: ObjectStore) -> ModelRef:
+    file = ModelFile(plan, stateful=False)
+    file.weights[:] = 0.0
+    body = file.finish(None)
+    base = ModelRef(0, "folding/models/0.safetensors", hashlib.sha256(body).hexdigest(), len(body))
+    models.put(base.key, body)
+    return base
+
+
 def _fold_for_the_parent() -> None:
     job = _Job(*json.loads(input()))
     descriptor = Descriptor.model_validate_json(job.descriptor)
@@ -123,6 +138,10 @@ def _fold_for_the_parent() -> None:
         while digests := json.loads(input()):
             list(threads.map(lambda item: folding.consider(*item), digests.items()))
             print(len(digests), flush=True)
+    if job.publish:
+        contributors = folding.counts().folded
+        publisher = Publisher(S3ObjectStore(MODELS, settings))
+        publisher.publish(descriptor, folding.plan, folding.total(contributors), sorted(contributors))
     print(memory_megabytes("VmHWM") - before, flush=True)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from fedlearn.local.postgres import Postgres, find_programs
 from fedlearn.local.storage import LocalStorage
-from support.postgres import Postgres, find_programs
 
 
 @pytest.fixture(scope="session")

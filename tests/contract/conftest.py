@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from support.postgres import Postgres
+from fedlearn.local.postgres import Postgres
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

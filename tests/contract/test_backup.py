@@ -31,7 +31,7 @@ from fedlearn.core.rounds import (
     advance,
     start,
 )
-from support.postgres import Postgres
+from fedlearn.local.postgres import Postgres
 
 NOW = 1_760_000_000.123
 MNIST = TaskId("mnist")

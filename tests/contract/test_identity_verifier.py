@@ -4,6 +4,7 @@ import base64
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -184,6 +185,8 @@ def refused(verifier: IdentityVerifier, token: str) -> str:
         verifier.verify(token)
     assert refusal.value.code is Code.UNAUTHENTICATED
     assert token == "" or token not in refusal.value.detail, "no token gets into a log"
+    with suppress(Refusal):  # it may not have what it takes to say so at once
+        assert verifier.at_once(token) is None
     return refusal.value.detail
 
 
@@ -207,6 +210,11 @@ class TestWhoCalls:
         second = realm.verifier(SERVER).verify(realm.token())
         assert first.pod == second.pod
         assert first.pod_uid != second.pod_uid == realm.pod_uid()
+
+    def test_is_the_same_at_once_where_nobody_has_to_be_asked(self, realm: Realm) -> None:
+        verifier = realm.verifier(SERVER)
+        caller = verifier.verify(realm.token())
+        assert verifier.at_once(realm.token()) in (None, caller)
 
 
 class TestRefused:

@@ -13,10 +13,10 @@ from fedlearn.adapters.kubernetes.connection import connect
 from fedlearn.adapters.kubernetes.lease import LeaseLock
 from fedlearn.core.errors import Code, Outage
 from fedlearn.core.replicas import LeaderLock
+from fedlearn.local.postgres import Postgres
 from support.leases import LeaseApi
 from support.namespace import own_namespace
 from support.played_api import connected, played
-from support.postgres import Postgres
 
 LEASE_SECONDS = 1
 Make = Callable[[str], LeaderLock]

@@ -48,6 +48,7 @@ policies = st.builds(
     selection_timeout_seconds=seconds,
     reporting_timeout_seconds=seconds,
     aggregation_timeout_seconds=seconds,
+    overlap_selection=st.booleans(),
     demands=st.builds(
         Demands, idle=st.booleans(), min_examples=sizes, runtime=st.text(st.characters(codec="utf-8"), max_size=9)
     ),

@@ -16,7 +16,7 @@ from fedlearn.core.policy import RoundPolicy
 from fedlearn.core.ports import RoundStore, Task
 from fedlearn.core.replicas import Leader
 from fedlearn.core.rounds import Failed, ModelRef, Phase, Round, advance, start
-from support.postgres import Postgres
+from fedlearn.local.postgres import Postgres
 
 NOW = 1_760_000_000.0
 MNIST = TaskId("mnist")

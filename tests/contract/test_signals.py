@@ -12,7 +12,7 @@ from fedlearn.core.policy import RoundPolicy
 from fedlearn.core.ports import Task
 from fedlearn.core.replicas import Presence
 from fedlearn.core.rounds import ModelRef, start
-from support.postgres import Postgres
+from fedlearn.local.postgres import Postgres
 
 NOW = 1_760_000_000.0
 MNIST = TaskId("mnist")

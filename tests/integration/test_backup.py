@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedlearn.local.postgres import Postgres
 from fedlearn.local.storage import LocalStorage
 from support.command import Run
-from support.postgres import Postgres
 from support.trial import Trial, step
 from support.world import World, wait_for
 

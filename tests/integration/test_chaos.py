@@ -16,7 +16,8 @@ from fedlearn.core.rounds import Phase, Standing
 from fedlearn.learning.synthetic import SyntheticLearner
 from fedlearn.local.chaos import TASK, Arena
 from fedlearn.local.chaos_checks import faults, orphans, replay
-from fedlearn.local.chaos_outages import outage
+from fedlearn.local.chaos_outages import ON_POSTGRESQL, outage
+from fedlearn.local.postgres import Postgres
 from fedlearn.protocol.tensors import flatten, unflatten
 
 WRONG_CLOCKS = """
@@ -74,6 +75,20 @@ def test_storage_or_database_may_be_away_for_a_while(arena: Arena, kind: str, se
     away = outage(arena, kind, Phase.REPORTING, seconds)
     ended = arena.wait(lambda: arena.round(away.round).phase.ended and arena.round(away.round), "the round")
     assert (ended.phase, ended.reason) == (Phase.COMMITTED, None)
+
+
+def test_postgresql_may_be_away_for_a_while(tmp_path: Path, own_postgres: Postgres) -> None:
+    """Stopped and started, and hanging with all its connections open: the same round commits."""
+    with Arena(tmp_path / "arena", devices=3, seed=3, postgres=own_postgres) as arena:
+        arena.submit(goal=2)
+        for kind in ON_POSTGRESQL:
+            arena.committed(after=arena.current().id.number)
+            away = outage(arena, kind, Phase.REPORTING, 3.0)
+            ended = arena.wait(lambda number=away.round: arena.round(number).phase.ended and arena.round(number), "the round")
+            assert (ended.phase, ended.reason) == (Phase.COMMITTED, None), kind
+        arena.end()
+        assert faults(arena) == []
+    assert orphans(tmp_path / "arena") == []
 
 
 def test_of_two_aggregators_that_share_rounds_either_may_be_killed(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.updates import Update
+from fedlearn.local.postgres import Postgres
 from fedlearn.local.storage import LocalStorage
 from fedlearn.protocol.messages import Assignment
-from support.postgres import Postgres
 from support.replicas import Replicas
 from support.trial import Trial, step
 from support.world import HandDevice, wait_for

@@ -59,11 +59,13 @@ class Gate:
 
         async def check(request: Request, authorization: Authorization = None) -> Caller:
             token = bearer(authorization)
-            # most calls show a token that was checked a moment ago: they need no thread
             caller = self._verifier.kept(token)
             if caller is None:
                 with failures_counted(self.rates, request):
-                    caller = await run_in_threadpool(self._verifier.verify, token)
+                    # to a thread and back costs more than to check a signature: it is for those who have to ask somebody
+                    caller = self._verifier.at_once(token)
+                    if caller is None:
+                        caller = await run_in_threadpool(self._verifier.verify, token)
             self.rates.callers.take(f"{caller.namespace}/{caller.pod}")
             if caller.namespace != self._accounts.namespace or caller.service_account not in service_accounts:
                 who = f"{caller.namespace}/{caller.service_account}"

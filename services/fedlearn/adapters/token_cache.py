@@ -39,6 +39,14 @@ class TokenCache(Generic[Known]):
         known, until = self._kept.get(_name(token), (None, 0.0))
         return known if self._clock() < until else None
 
+    def look(self, token: str) -> Known:
+        """Look into this token now, whoever else does; raises what `look` raises."""
+        now = self._clock()
+        known, until = self._look(token, now)
+        with self._lock:
+            self._keep(_name(token), known, now, until)
+        return known
+
     def find(self, token: str) -> Known:
         """What is known of this token; raises what `look` raises."""
         now, name = self._clock(), _name(token)
@@ -63,12 +71,15 @@ class TokenCache(Generic[Known]):
             raise
         with self._lock:
             del self._looking[name]
-            self._kept[name] = known, min(now + CACHE_SECONDS, until)
-            self._kept.move_to_end(name)
-            if len(self._kept) > _CACHED_TOKENS:
-                self._kept.popitem(last=False)
+            self._keep(name, known, now, until)
         answer.set_result(known)
         return known
+
+    def _keep(self, name: bytes, known: Known, now: float, until: float) -> None:
+        self._kept[name] = known, min(now + CACHE_SECONDS, until)
+        self._kept.move_to_end(name)
+        if len(self._kept) > _CACHED_TOKENS:
+            self._kept.popitem(last=False)
 
 
 def _name(token: str) -> bytes:

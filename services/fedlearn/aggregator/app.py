@@ -15,10 +15,12 @@ from fedlearn.aggregator.rounds import Rounds
 from fedlearn.aggregator.routes import device_routes, server_routes
 from fedlearn.aggregator.walkthrough import ByHand, Walkthrough, step_routes
 from fedlearn.config import AggregatorSettings
+from fedlearn.core import kernels
 from fedlearn.core.errors import Code
 from fedlearn.protocol.tickets import TicketVerifier
-from fedlearn.telemetry.logs import set_up_logs
+from fedlearn.telemetry.logs import log, set_up_logs
 
+_log = log(__name__)
 AUDIENCE = "fedlearn-aggregator"
 
 
@@ -80,4 +82,5 @@ def main(settings: AggregatorSettings) -> None:
     """
     set_up_logs("aggregator", settings.log_level)
     listener = listen(settings.host, settings.port)
+    _log.info("updates are added", by="compiled loops" if kernels.compiled() else "numpy")
     serve(build_app(settings), listener)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedlearn.aggregator.buffers import Buffer, Buffers
+from fedlearn.aggregator.buffers import Buffers
 from fedlearn.aggregator.gathering import Sealed, SealedBlocks, combine, fetchers
 from fedlearn.aggregator.layout import Descriptor, update_key
 from fedlearn.aggregator.partials import Chain, Partials
@@ -29,7 +29,7 @@ from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, shard_of
 from fedlearn.core.ports import ObjectStore
 from fedlearn.core.robust import Floats
-from fedlearn.core.updates import Update, validate_update
+from fedlearn.core.updates import Update, Vector, validate_update
 from fedlearn.protocol.envelope import UpdateContext, layout_of, open_update
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingKey
@@ -82,7 +82,7 @@ class Folding:
         self._reader = Reader(plan, key, updates)
         self._half: _Half | None = None
         self._spoiled = False  # a part of an update is in the sum, and the rest can't be had
-        self._checked: list[tuple[Update, Buffer]] = []  # counted, and added to the sum when there are enough of them
+        self._checked: list[tuple[Update, Vector]] = []  # counted, and added to the sum when there are enough of them
         self._sum: Tally = WeightedSum(plan.parameters) if plan.aggregation.rule is None else Tally()
         self._partials, self._chain = Partials(descriptor, plan, key, updates, shard), Chain()
         self._writing = threading.Lock()  # of partial sums
@@ -157,7 +157,7 @@ class Folding:
     @property
     def unsaved(self) -> int:
         """How many updates are in the sum and in no partial sum; 0 with a robust rule, which needs the updates themselves."""
-        if self.plan.aggregation.rule is not None or self._spoiled:
+        if self.plan.aggregation.rule is not None or self._spoiled or self._sum.taken:
             return 0
         with self._lock:
             return len(self._folded) - self._chain.counted
@@ -243,7 +243,7 @@ class Folding:
         folding = self
         with self._lock:
             # in the record's order: a float64 sum in another one may differ in its last bit
-            fits = not self._spoiled and list(self._folded.items()) == own[: len(self._folded)]
+            fits = not (self._spoiled or self._sum.taken) and list(self._folded.items()) == own[: len(self._folded)]
         if not fits:
             folding = Folding(self.descriptor, self.plan, self.key, self._updates, shard=self.shard)
             folding.resume()
@@ -299,15 +299,16 @@ class Folding:
         )
 
     def _consider_whole(self, device: DeviceId, sha256: str) -> None:
-        buffer, kept = self._buffers.take(), False
+        opened, kept = self._buffers.take(), False
         try:
-            update = self._open(device, sha256, buffer)
+            with self._buffers.sealed() as sealed:
+                update = self._open(device, sha256, sealed, opened)
             with metrics.FOLD_SECONDS.time(), self._adding:
-                self._fold(device, sha256, update, buffer)
+                self._fold(device, sha256, update, opened)
             kept = True  # until it has been added to the sum
         finally:
             if not kept:
-                self._buffers.give(buffer)
+                self._buffers.give(opened)
 
     def _consider_large(self, device: DeviceId, sha256: str) -> None:
         with metrics.FETCH_SECONDS.time():
@@ -357,15 +358,15 @@ class Folding:
             self._examples[device] = update.examples
             self._refused.pop(device, None)
 
-    def _open(self, device: DeviceId, sha256: str, buffer: Buffer) -> Update:
+    def _open(self, device: DeviceId, sha256: str, sealed: memoryview, opened: Vector) -> Update:
         with metrics.FETCH_SECONDS.time():
             try:
-                length = self._updates.get_into(update_key(self.descriptor.id, device, sha256), buffer.sealed)
+                length = self._updates.get_into(update_key(self.descriptor.id, device, sha256), sealed)
             except Refusal as refusal:
                 if refusal.code is Code.NOT_FOUND:
                     raise Refusal(Code.UPDATE_MISSING, f"The update of {device} is not in object storage.") from refusal
                 raise
-        blob = buffer.sealed[:length]
+        blob = sealed[:length]
         metrics.UPDATES_RECEIVED.inc()
         metrics.UPDATE_BYTES.inc(len(blob))
         if len(blob) > self.max_update_bytes:
@@ -373,14 +374,14 @@ class Folding:
         with metrics.OPEN_SECONDS.time():
             if hashlib.sha256(blob).hexdigest() != sha256:
                 raise Refusal(Code.UPDATE_DIGEST, f"The update of {device} does not have the digest {sha256}.")
-            update = open_update(blob, key=self.key, context=self._context(device), plan=self.plan, out=buffer.delta)
+            update = open_update(blob, key=self.key, context=self._context(device), plan=self.plan, out=opened)
             validate_update(update, parameters=self.plan.parameters, max_examples=self.plan.max_examples)
         return update
 
-    def _fold(self, device: DeviceId, sha256: str, update: Update, buffer: Buffer) -> None:
-        """Count an update; its buffer is given back when it has been added to the sum."""
+    def _fold(self, device: DeviceId, sha256: str, update: Update, opened: Vector) -> None:
+        """Count an update; its memory is given back when it has been added to the sum."""
         self._refuse_another(device)
-        self._checked.append((update, buffer))
+        self._checked.append((update, opened))
         self._count(device, sha256, update)
         if len(self._checked) >= self._ring:
             self._add_checked()

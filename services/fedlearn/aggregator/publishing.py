@@ -1,6 +1,7 @@
 """From a closed sum to the next model: the server optimizer, and the objects under keys that carry their digests."""
 
 import hashlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,10 @@ from fedlearn.core.updates import Vector
 from fedlearn.protocol.messages import Model, RoundResult
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.states import decode_state, encode_state
-from fedlearn.protocol.tensors import decode_vector, encode_model, state_of, unflatten
+from fedlearn.protocol.tensors import ModelFile, check_header, decode_vector, encode_model, header_bytes, state_of, unflatten
+
+_PART = 1 << 20  # elements
+_LARGE_BYTES = 64 << 20  # a larger model is written over the sum, and read again for the next round
 
 
 class _Base(NamedTuple):
@@ -29,7 +33,10 @@ class _Base(NamedTuple):
 
 
 class Publisher:
-    """Publishes models; it remembers the one that it published last, which is the next round's base.
+    """Publishes models; it remembers the one that it published last, which is the next round's base, if it is no large one.
+
+    A large model's file takes the place of the round's sum, part by part: then there is nothing beside it but the server
+    optimizer's state, old and new. Should the storage fail before the file is there, the sum has to be made again.
 
     Args:
         models: the models bucket.
@@ -46,17 +53,26 @@ class Publisher:
             Refusal: `model_mismatch` when the base or its state is not what the descriptor says; `aggregate_not_finite`.
             Outage: `storage_unavailable`.
         """
-        task = TaskId(descriptor.task)
-        base = self._base(descriptor, plan)
-        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is checked
-            step = optimizer_of(plan.aggregation).step(base.weights, total.mean(), base.state)
-        _check_finite(step)
-        state = self._put_state(task, step.state)  # before the model, so that no model names a state that is not there
-        body = encode_model(unflatten(step.weights, plan), plan, state)
+        task, optimizer = TaskId(descriptor.task), optimizer_of(plan.aggregation)
+        old, parts = self._base(descriptor, plan)
+        large = 4 * plan.parameters > _LARGE_BYTES
+        delta = total.take_mean() if large else total.mean()
+        # float32 over float64: no part of the file reaches beyond its part of the sum, if the header isn't as long as a part
+        over = large and header_bytes(plan) <= 4 * _PART
+        file = ModelFile(plan, stateful=bool(optimizer.keeps), memory=delta if over else None)
+        state: dict[str, Vector] = {name: np.empty(plan.parameters, np.float32) for name in optimizer.keeps}
+        for part, weights in parts:
+            with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is checked
+                step = optimizer.step(weights, delta[part], {name: vector[part] for name, vector in old.items()})
+            _check_finite(step)
+            file.weights[part] = step.weights
+            for name, vector in step.state.items():
+                state[name][part] = vector
+        body = file.finish(self._put_state(task, state))  # before the model, so that no model names a state that is not there
         sha256 = hashlib.sha256(body).hexdigest()
         ref = ModelRef(descriptor.base.version + 1, model_key(task, descriptor.round, sha256), sha256, len(body))
         self._models.put(ref.key, body)
-        self._last = _Base(sha256, step.weights, step.state)
+        self._last = _Base(sha256, file.weights, state) if not large else None
         return RoundResult(
             model=Model.of(ref), contributors=tuple(contributors), examples=total.examples, metrics=total.metrics()
         )
@@ -79,13 +95,26 @@ class Publisher:
         self._models.put(served.key, body)
         return served
 
-    def _base(self, descriptor: Descriptor, plan: Plan) -> _Base:
+    def _base(self, descriptor: Descriptor, plan: Plan) -> tuple[State, Iterator[tuple[slice, Vector]]]:
+        """The state at the round's base, and its weights part by part; that it is the right base is known when they end."""
         base = descriptor.base
         if self._last is not None and self._last.sha256 == base.sha256:
-            return self._last
-        body = self._get(base.key, base.sha256)
-        weights = decode_vector(body, plan)
-        return _Base(base.sha256, weights, self._get_state(TaskId(descriptor.task), state_of(body), plan))
+            weights = self._last.weights
+            return self._last.state, ((part, weights[part]) for part in _parts(plan))
+        prefix = self._models.get(base.key, length=header_bytes(plan))
+        start = check_header(prefix, base.size_bytes, plan)
+        return self._get_state(TaskId(descriptor.task), state_of(prefix), plan), self._read(base, prefix[:start], plan)
+
+    def _read(self, base: Model, header: bytes, plan: Plan) -> Iterator[tuple[slice, Vector]]:
+        digest = hashlib.sha256(header)
+        buffer = memoryview(bytearray(4 * min(_PART, plan.parameters)))
+        for part in _parts(plan):
+            body = buffer[: 4 * (part.stop - part.start)]
+            self._models.get_into(base.key, body, start=len(header) + 4 * part.start)
+            digest.update(body)
+            yield part, np.frombuffer(body, "<f4").astype(np.float32, copy=False)
+        if digest.hexdigest() != base.sha256:
+            raise _mismatch(base.key, base.sha256)
 
     def _put_state(self, task: TaskId, state: State) -> str | None:
         if not state:
@@ -106,8 +135,16 @@ class Publisher:
     def _get(self, key: str, sha256: str) -> bytes:
         body = self._models.get(key)
         if hashlib.sha256(body).hexdigest() != sha256:
-            raise Refusal(Code.MODEL_MISMATCH, f"The object at {key!r} does not have the digest {sha256}.")
+            raise _mismatch(key, sha256)
         return body
+
+
+def _parts(plan: Plan) -> list[slice]:
+    return [slice(start, min(start + _PART, plan.parameters)) for start in range(0, plan.parameters, _PART)]
+
+
+def _mismatch(key: str, sha256: str) -> Refusal:
+    return Refusal(Code.MODEL_MISMATCH, f"The object at {key!r} does not have the digest {sha256}.")
 
 
 def _check_finite(step: Step) -> None:

@@ -4,6 +4,7 @@
 
 import random
 import shutil
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -29,16 +30,18 @@ def chaos(
         float, typer.Option(min=0, max=60, help="How long storage and database are away once in each phase; 0: never.")
     ] = 0.0,
     aggregators: Annotated[int, typer.Option(min=1, max=8, help="Aggregators that share each round.")] = 1,
+    postgresql: Annotated[bool, typer.Option("--postgresql", help="On a PostgreSQL of its own instead of SQLite.")] = False,
     out: Annotated[Path | None, typer.Option(help="A new directory for state and logs. Default: below runs/.")] = None,
 ) -> None:
     """Kill server, aggregator, devices and storage while rounds run, and check every version against a replay.
 
-    With --outage-seconds storage and database are taken away as well, in each phase.
+    With --outage-seconds storage and database are taken away as well, in each phase; with --postgresql as well, PostgreSQL.
     """
     try:
         from fedlearn.local.chaos import TASK, Arena, Kill, fire
         from fedlearn.local.chaos_checks import faults, kill_table, orphans, recovery_table
         from fedlearn.local.chaos_outages import KINDS, outages
+        from fedlearn.local.postgres import postgres_of_its_own
     except ModuleNotFoundError as error:
         raise SetupError(
             Code.SETTING_INVALID, f"'fedlearn chaos' needs {error.name}: install fedlearn[local,learning]."
@@ -53,7 +56,9 @@ def chaos(
         what = kill.name if kill.name in KINDS else f"{kill.name} killed"
         console.print(f"round {kill.round}, {kill.phase}: {what}, ready again after {kill.back_seconds:.2f} s")
 
-    with Arena(directory, devices, seed, aggregators=aggregators) as arena:
+    with ExitStack() as stack:
+        postgres = stack.enter_context(postgres_of_its_own()) if postgresql else None
+        arena = stack.enter_context(Arena(directory, devices, seed, aggregators=aggregators, postgres=postgres))
         arena.submit(goal=devices - 1)
         done = fire(arena, kills, random.Random(seed), say)  # noqa: S311 - a repeatable choice
         if outage_seconds:

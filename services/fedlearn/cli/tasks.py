@@ -90,6 +90,9 @@ def submit_builtin(
     selection_timeout_seconds: float = 60.0,
     reporting_timeout_seconds: float = 600.0,
     aggregation_timeout_seconds: float = 600.0,
+    overlap_selection: Annotated[
+        bool, typer.Option(help="Devices gather for a round while the one before it reports, not only after its commit.")
+    ] = True,
     wait_seconds: Patience = 0.0,
 ) -> None:
     """Build one of the built-in models, submit it as a task and start it. A task that runs already stays as it is."""
@@ -120,6 +123,7 @@ def submit_builtin(
         selection_timeout_seconds=selection_timeout_seconds,
         reporting_timeout_seconds=reporting_timeout_seconds,
         aggregation_timeout_seconds=aggregation_timeout_seconds,
+        overlap_selection=overlap_selection,
     )
     with OperatorClient(server, token) as client:
         view = _patiently(

@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fedlearn.core.errors import Code, Refusal
+from fedlearn.core.kernels import add_weighted
 from fedlearn.core.updates import Update, Vector
 
-_WINDOW = 1 << 14  # elements; a window of the sum and of `_TOGETHER` deltas, in float64, stay near the L2 cache
-_TOGETHER = 8
 _SPAN = 1 << 18  # elements; a shorter vector is not worth a second thread
 
 
@@ -27,6 +26,10 @@ class Total(Protocol):
 
     def mean(self) -> npt.NDArray[np.float64]:
         """The round's delta, shape (parameters,)."""
+        ...
+
+    def take_mean(self) -> npt.NDArray[np.float64]:
+        """The same in the total's own memory, which is the caller's from now on: the total is of no more use."""
         ...
 
     def metrics(self) -> dict[str, float]: ...
@@ -43,11 +46,15 @@ class TallyState(NamedTuple):
 
 @dataclass(slots=True)
 class Tally:
-    """How many updates, and what they say of themselves; it keeps no delta."""
+    """How many updates, and what they say of themselves; it keeps no delta.
+
+    `taken` is whether what has been added up was given away, by `take_mean`.
+    """
 
     examples: int = field(init=False, default=0)
     updates: int = field(init=False, default=0)
     holdout_examples: int = field(init=False, default=0)
+    taken: bool = field(init=False, default=False)
     _metrics: dict[str, float] = field(init=False, default_factory=dict)
 
     def fold(self, update: Update) -> None:
@@ -100,31 +107,20 @@ class WeightedSum(Tally):
         Args:
             threads: where up to `cores` parts of the vector are added at once; not those that the caller runs in.
         """
-        groups = [updates[first : first + _TOGETHER] for first in range(0, len(updates), _TOGETHER)]
+        factors = [float(update.examples) for update in updates]
         cores = max(1, min(cores, self.parameters // _SPAN)) if threads is not None else 1
         step = -(-self.parameters // cores)
-        parts = [range(first, min(first + step, self.parameters)) for first in range(0, self.parameters, step)]
-        if threads is None or len(parts) < 2:
-            self._add(groups, range(self.parameters))
+
+        def add(start: int) -> None:
+            part = slice(start, start + step)
+            add_weighted(self._sum[part], [update.delta[part] for update in updates], factors)
+
+        if threads is None or cores == 1:
+            add(0)
         else:
-            list(threads.map(lambda part: self._add(groups, part), parts))
+            list(threads.map(add, range(0, self.parameters, step)))
         for update in updates:
             Tally.fold(self, update)
-
-    def _add(self, groups: Sequence[Sequence[Update]], part: range) -> None:
-        # a row of one element alone would be summed in another order
-        rows = np.empty((1 + max(map(len, groups), default=0), max(2, min(_WINDOW, len(part)))))
-        factors = [np.array([1.0, *(update.examples for update in group)]) for group in groups]
-        for start in range(part.start, part.stop, _WINDOW):
-            end = min(start + _WINDOW, part.stop)
-            total, wide = self._sum[start:end], rows[:, : end - start]
-            for group, weights in zip(groups, factors, strict=True):
-                # the sum so far is the first row, so that what is added together is added in the order of arrival; einsum
-                # multiplies and adds row by row, and in float64: in float32 the product would lose what the sum keeps
-                wide[0] = total
-                for row, update in enumerate(group, start=1):
-                    wide[row] = update.delta[start:end]
-                np.einsum("i,ij->j", weights, wide[: len(weights)], out=total)
 
     def __add__(self, other: "WeightedSum") -> "WeightedSum":
         if self.parameters != other.parameters:
@@ -141,10 +137,7 @@ class WeightedSum(Tally):
 
     def fold_part(self, start: int, delta: Vector, examples: int) -> None:
         """Add a part of an update, in place; to the last bit what `fold` adds there. `count` belongs to it."""
-        for first in range(0, len(delta), _WINDOW):
-            part = delta[first : first + _WINDOW]
-            # in float32 the product would lose what the sum keeps
-            self._sum[start + first : start + first + len(part)] += np.multiply(part, float(examples), dtype=np.float64)
+        add_weighted(self._sum[start : start + len(delta)], [delta], [float(examples)])
 
     def count(self, update: Update) -> None:
         """Count an update whose delta was added by `fold_part`."""
@@ -160,9 +153,18 @@ class WeightedSum(Tally):
         Raises:
             Refusal: `too_few_reports` when nothing was folded.
         """
+        return self._sum / self._divisor()
+
+    def take_mean(self) -> npt.NDArray[np.float64]:
+        divisor = self._divisor()
+        mean, self._sum, self.taken = self._sum, np.zeros(self.parameters), True  # zeros take no memory until they are added to
+        mean /= divisor
+        return mean
+
+    def _divisor(self) -> int:
         if self.examples == 0:
             raise Refusal(Code.TOO_FEW_REPORTS, "There is no update to take the mean of.")
-        return self._sum / self.examples
+        return self.examples
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,9 @@ class Combined:
         return self.tally.examples
 
     def mean(self) -> npt.NDArray[np.float64]:
+        return self.delta
+
+    def take_mean(self) -> npt.NDArray[np.float64]:
         return self.delta
 
     def metrics(self) -> dict[str, float]:

@@ -32,7 +32,12 @@ class Quorum:
 
 @dataclass(frozen=True, slots=True)
 class RoundPolicy:
-    """What a task demands of each of its rounds. Times are seconds, fractions are of the goal."""
+    """What a task demands of each of its rounds. Times are seconds, fractions are of the goal.
+
+    Args:
+        overlap_selection: whether devices gather for a round from when the one before it has begun to report, or only from its
+            commit on.
+    """
 
     goal: int
     over_selection: float = 1.3
@@ -40,6 +45,7 @@ class RoundPolicy:
     selection_timeout_seconds: float = 60.0
     reporting_timeout_seconds: float = 600.0
     aggregation_timeout_seconds: float = 600.0
+    overlap_selection: bool = True
     demands: Demands = field(default_factory=Demands)
 
     @property

@@ -12,12 +12,13 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from fedlearn.core import kernels
 from fedlearn.core.updates import Vector
 
 Rows = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
-_NETWORK_MOST = 48  # rows; beyond it numpy's own sort of a transposed block is faster than a network
+_NETWORK_MOST = 48  # rows; beyond it numpy's own sort of a transposed block is faster than a network of numpy's operations
 _BLOCK_BYTES = 1 << 19  # what is sorted or multiplied at a time stays in the L2 cache
 
 
@@ -168,8 +169,8 @@ class NormBound:
 
 def weighted_sum(rows: Rows, factors: Floats, out: Floats) -> None:
     """Write the sum of the rows with these factors to `out`."""
-    for block in _blocks(rows):
-        np.dot(factors, rows[:, block].astype(np.float64), out=out[block])
+    out[:] = 0.0
+    kernels.add_weighted(out, rows, factors)
 
 
 def squared_distances(products: Floats) -> Floats:
@@ -192,6 +193,9 @@ def _blocks(rows: Rows) -> Iterator[slice]:
 
 def _mean_of_ordered(rows: Rows, kept: range, out: Floats) -> None:
     """Write the mean of each column's values number `kept`, counted from the smallest, to `out`."""
+    if kernels.orders(rows, out):
+        kernels.mean_of_ordered(rows, _comparators(len(rows), kept), kept, out)
+        return
     for block in _blocks(rows):
         total = out[block]
         total[:] = 0.0
@@ -213,6 +217,11 @@ def _ordered(rows: Rows, kept: range) -> Sequence[npt.NDArray[Any]]:
         np.maximum(wires[low], wires[high], out=wires[high])
         wires[low], spare = spare, wires[low]
     return [wires[number] for number in kept]
+
+
+@lru_cache(maxsize=256)
+def _comparators(count: int, kept: range) -> npt.NDArray[np.uint16]:
+    return np.array(_network(count, kept), np.uint16).reshape(-1, 2)
 
 
 @lru_cache(maxsize=256)

@@ -109,10 +109,15 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class DevicesAvailable:
-    """So many devices of this task wait at the server now, and so many more are known and should be back soon."""
+    """So many devices of this task wait at the server now, and so many more are known and should be back soon.
+
+    Args:
+        gathering_seconds: for how long they have gathered for this round, if that began before it was opened.
+    """
 
     count: int
     to_come: int = 0
+    gathering_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +264,8 @@ def _selection(round_: Round, event: Event, now: float) -> Step:
     if not isinstance(event, DevicesAvailable):
         return round_, ()
     quorum = round_.policy.selection
-    if round_.policy.goal <= event.count and not event.to_come:  # the whole fleet is here: no spare device will come
+    wanted = quorum.minimum if event.gathering_seconds >= quorum.timeout_seconds else round_.policy.goal
+    if wanted <= event.count and not event.to_come:  # all are here that could have come: no spare device will
         return round_, (SelectCohort(min(event.count, quorum.goal)),)
     match quorum.verdict(event.count, now - round_.phase_since):
         case Verdict.ENOUGH:

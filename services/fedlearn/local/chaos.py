@@ -23,6 +23,7 @@ from fedlearn.core.learning import Examples, Shard
 from fedlearn.core.rounds import Phase, Round
 from fedlearn.data.shards import write_shard
 from fedlearn.local.deployment import Addresses, Deployment, Environment, free_port
+from fedlearn.local.postgres import Postgres
 from fedlearn.local.processes import Service, Services, start_program
 from fedlearn.local.seaweed import MODELS, UPDATES
 from fedlearn.local.storage import LocalStorage
@@ -73,6 +74,7 @@ class Arena:
         seed: of the devices' updates.
         device_environment: what the device processes find beside their settings.
         aggregators: how many share each round; they are named aggregator, aggregator-1, and so on.
+        postgres: the server's database is a new one of this PostgreSQL, instead of SQLite.
     """
 
     def __init__(
@@ -83,10 +85,12 @@ class Arena:
         device_environment: Environment = MappingProxyType({}),
         *,
         aggregators: int = 1,
+        postgres: Postgres | None = None,
     ) -> None:
         self.aggregators = tuple(f"aggregator-{number}" if number else "aggregator" for number in range(aggregators))
         self.directory, self.devices, self.seed, self.plan = directory, devices, seed, chaos_plan()
         self.storage = LocalStorage(directory / "storage", port=free_port())
+        self.postgres = postgres
         self._device_environment = device_environment
         self._services = Services()
         self._running: dict[str, Service] = {}
@@ -128,7 +132,10 @@ class Arena:
         addresses = Addresses(free_port(), free_port(), self.storage.port, more)
         secrets = {role: self.storage.credentials(role) for role in ("server", "aggregator")}
         self._deployment = deployment = Deployment(self.directory, addresses, secrets)
-        self._add("server", ["server"], deployment.server(), addresses.server)
+        server = deployment.server()
+        if self.postgres is not None:
+            server = {**server, "FEDLEARN_DATABASE_URL": self.postgres.new_database()}
+        self._add("server", ["server"], server, addresses.server)
         often = {"FEDLEARN_UPLOAD_SECONDS": str(_UPLOAD_SECONDS), "FEDLEARN_SAVE_EVERY": str(_SAVE_EVERY)}
         for number, name in enumerate(self.aggregators):
             port = (addresses.aggregator, *more)[number]
@@ -151,7 +158,7 @@ class Arena:
             self._add(f"device-{index}", ["device"], {**device, **synthetic, **self._device_environment}, port)
         for name in ("server", *self.aggregators):  # devices are ready once a check-in is answered, which idle ones wait for
             self._wait_until_ready(name)
-        self._store = DatabaseRoundStore(deployment.server()["FEDLEARN_DATABASE_URL"])
+        self._store = DatabaseRoundStore(server["FEDLEARN_DATABASE_URL"])
 
     def _add(self, name: str, arguments: list[str], environment: Environment, port: int) -> None:
         self._programs[name] = arguments, environment, f"http://127.0.0.1:{port}/readyz"

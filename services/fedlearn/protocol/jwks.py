@@ -34,6 +34,10 @@ class KeySet:
         self._asked_at: float | None = None
         self._lock = threading.Lock()
 
+    def holds(self, kid: str) -> bool:
+        """Whether `find` gives this key without asking for it."""
+        return kid in self._keys
+
     def find(self, kid: str, now: float) -> PyJWK | None:
         """The key, or None when the issuer has none of that name.
 

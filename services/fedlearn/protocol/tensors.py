@@ -41,16 +41,35 @@ def encode_model(weights: Weights, plan: Plan, state: str | None = None, *, enco
     for index, (weight, spec) in enumerate(zip(weights, plan.weights, strict=True)):
         if weight.shape != spec.shape or weight.dtype != spec.dtype:
             raise _mismatch(f"weight {index} is {weight.dtype} {weight.shape}, in the plan {spec.dtype} {spec.shape}")
-    # safetensors' own `save` writes two metadata entries in any order
-    metadata = {"plan": plan.digest} if state is None else {"plan": plan.digest, "state": state}
-    header = json.dumps({"__metadata__": metadata, **_entries(plan, encoding)}, separators=(",", ":")).encode()
-    header = header.ljust(-(-len(header) // 8) * 8)
     try:
         with np.errstate(over="raise"):
             encoded = [np.ascontiguousarray(weight, _WIRES[encoding]).data for weight in weights]
     except FloatingPointError as error:
         raise _mismatch(f"a weight is beyond {encoding}: let the plan's model_encoding be float32") from error
-    return b"".join((_LENGTH.pack(len(header)), header, *encoded))
+    return b"".join((_header(plan, encoding, state), *encoded))
+
+
+class ModelFile:
+    """A float32 model file whose weights are written where they lie, so that a large model needs no second copy.
+
+    Args:
+        stateful: whether it will name a server optimizer's state.
+        memory: where it lies, if that is large enough; else it has memory of its own.
+    """
+
+    def __init__(self, plan: Plan, *, stateful: bool, memory: npt.NDArray[Any] | None = None) -> None:
+        self._plan = plan
+        self.start = len(_header(plan, "float32", "0" * 64 if stateful else None))  # of the weights
+        size = self.start + 4 * plan.parameters
+        if memory is None or memory.nbytes < size:
+            memory = np.empty(size, np.uint8)
+        self._memory: npt.NDArray[np.uint8] = memory.view(np.uint8)[:size]
+        self.weights: Vector = self._memory[self.start :].view(_WIRES["float32"])  # shape (plan.parameters,)
+
+    def finish(self, state: str | None) -> memoryview:
+        """The file as `encode_model` makes it of these weights; `state` is that state's digest."""
+        self._memory[: self.start] = np.frombuffer(_header(self._plan, "float32", state), np.uint8)
+        return self._memory.data.toreadonly()
 
 
 def decode_model(body: bytes | memoryview, plan: Plan, encoding: ModelEncoding = "float32") -> list[npt.NDArray[Any]]:
@@ -164,6 +183,14 @@ def _faults(header: object, plan: Plan, encoding: ModelEncoding) -> Iterator[str
     for name, entry in _entries(plan, encoding).items():
         if header[name] != entry:
             yield f"tensor {name} is not {entry}"
+
+
+def _header(plan: Plan, encoding: ModelEncoding, state: str | None) -> bytes:
+    # safetensors' own `save` writes two metadata entries in any order
+    metadata = {"plan": plan.digest} if state is None else {"plan": plan.digest, "state": state}
+    header = json.dumps({"__metadata__": metadata, **_entries(plan, encoding)}, separators=(",", ":")).encode()
+    header = header.ljust(-(-len(header) // 8) * 8)
+    return _LENGTH.pack(len(header)) + header
 
 
 def _entries(plan: Plan, encoding: ModelEncoding) -> dict[str, dict[str, object]]:

@@ -38,7 +38,9 @@ class Policy(Message):
     selection_timeout_seconds: Annotated[float, Field(gt=0, le=86400)] = 60.0
     reporting_timeout_seconds: Annotated[float, Field(gt=0, le=30 * 86400)] = 600.0
     aggregation_timeout_seconds: Annotated[float, Field(gt=0, le=86400)] = 600.0
-
+    overlap_selection: Annotated[
+        bool, Field(description="Whether devices gather for a round while the one before it reports, or only after its commit.")
+    ] = True
     demands: DeviceDemands = DeviceDemands()
 
     @classmethod

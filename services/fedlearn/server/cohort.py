@@ -19,12 +19,17 @@ class Cohort:
         self._fleet, self._dataset = fleet, dataset
         self._held: set[DeviceId] = set()
         self._round: Round | None = None
+        self._gathering_since: float | None = None
         self._over = asyncio.Event()
         self._leaving = False
 
     def follow(self, round_: Round) -> None:
         """The round has changed."""
-        self._round = round_
+        before, self._round = self._round, round_
+        if round_.phase is Phase.REPORTING and before is not None and before.phase is Phase.CONFIGURATION:
+            self._gathering_since = round_.phase_since
+        elif round_.phase in (Phase.CONFIGURATION, Phase.ABANDONED):
+            self._gathering_since = None
         if round_.phase in _OPEN:
             if self._over.is_set():
                 self._over = asyncio.Event()
@@ -37,11 +42,19 @@ class Cohort:
         return self._fleet.waiting(self._dataset, round_.policy.demands)
 
     def available(self, round_: Round, now: float) -> DevicesAvailable:
-        """How many they are, and whether others are to come, where that makes a difference."""
+        """How many they are, and whether others are to come, where that makes a difference.
+
+        They have gathered since the round before began to report, if this driver has seen that: all that time their check-ins
+        were held here.
+        """
         count, policy = len(self.candidates(round_)), round_.policy
-        if not policy.goal <= count < policy.selection.goal:
+        since = self._gathering_since if policy.overlap_selection else None
+        least = policy.goal if since is None else policy.minimum
+        if not least <= count < policy.selection.goal:
             return DevicesAvailable(count)
-        return DevicesAvailable(count, to_come=self._fleet.missing(self._dataset, (round_.deadline or now) - now))
+        began = round_.phase_since if since is None else since
+        to_come = self._fleet.missing(self._dataset, max(0.0, began + policy.selection_timeout_seconds - now))
+        return DevicesAvailable(count, to_come, gathering_seconds=0.0 if since is None else now - since)
 
     def hold(self, devices: Collection[DeviceId]) -> None:
         """Keep just these devices; who has reported or left is free for other tasks' rounds."""

@@ -67,10 +67,11 @@ def lines(
     bars: bool = False,
     steps: bool = False,
     colours: dict[str, str] | None = None,
+    on_the_right: str = "",
     width: int = 12,
     height: int = 8,
 ) -> timeseries.Panel:
-    """Curves over time, with their last and highest values below."""
+    """Curves over time, with their last and highest values below. Those with letters `on_the_right` have an axis there."""
     panel = (
         timeseries.Panel()
         .title(title)
@@ -100,6 +101,8 @@ def lines(
     for name, colour in (colours or {}).items():
         fixed: Any = {"mode": "fixed", "fixedColor": colour}
         panel = panel.override_by_name(name, [model.DynamicConfigValue(id_val="color", value=fixed)])
+    for letter in on_the_right:
+        panel = panel.override_by_query(letter, [model.DynamicConfigValue(id_val="custom.axisPlacement", value="right")])
     panel = panel if least is None else panel.min(least)
     return panel if most is None else panel.max(most)
 
@@ -143,7 +146,7 @@ def board(name: str, description: str, *, by_task: bool) -> build.Dashboard:
             .include_vars(True)
             .keep_time(True)
         )
-        .with_variable(build.DatasourceVariable("datasource").label("Prometheus").type("prometheus"))
+        .with_variable(build.DatasourceVariable("datasource").id("datasource").label("Prometheus").type("prometheus"))
         .with_variable(_choice("namespace", "Namespace", "label_values(fedlearn_build_info, namespace)"))
     )
     if by_task:
@@ -181,6 +184,7 @@ def _choice(name: str, label: str, expression: str) -> build.QueryVariable:
     everything: Any = {"selected": True, "text": "All", "value": "$__all"}
     return (
         build.QueryVariable(name)
+        .id(name)
         .label(label)
         .datasource(SOURCE)
         .query({"query": expression, "refId": name})

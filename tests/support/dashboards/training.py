@@ -87,10 +87,11 @@ def training() -> Dashboard:
         ),
         lines(
             "Devices and examples in a model",
-            "Behind the updates of the last committed round.",
+            "Behind the updates of the last committed round; examples have the axis on the right.",
             (f"fedlearn_task_round_devices{{{TASK}}}", "{{task}}, devices"),
             (f"fedlearn_task_round_examples{{{TASK}}}", "{{task}}, examples"),
             steps=True,
+            on_the_right="B",
         ),
         kit.row("Throughput"),
         lines(

@@ -3,6 +3,7 @@ import hmac
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -74,9 +75,12 @@ def verifier(jwks: Any = None, audience: str = SERVER, **given: Any) -> JwksVeri
 
 
 def refused(text: str, **given: Any) -> str:
+    asked = verifier(**given)
     with pytest.raises(Refusal) as refusal:
-        verifier(**given).verify(text)
+        asked.verify(text)
     assert refusal.value.code is Code.UNAUTHENTICATED
+    with suppress(Refusal):  # where it has the key that is named
+        assert asked.at_once(text) is None
     assert text == "" or text not in refusal.value.detail, "no token gets into a log"
     return refusal.value.detail
 
@@ -339,3 +343,37 @@ class TestWhereKeysComeFrom:
             thread.join()
         assert len(callers) == 160
         assert len(set(callers)) == 1
+
+
+class TestAtOnce:
+    def test_nobody_is_known_before_the_keys_are_and_all_are_then(self) -> None:
+        asked = verifier()
+        assert asked.at_once(token()) is None, "it would have to ask for the key"
+        caller = asked.verify(token())
+        another = token(bound(pod={"name": "fedlearn-device-1", "uid": "u1"}))
+        found = asked.at_once(another)
+        assert found is not None
+        assert (found.pod, found.service_account) == ("fedlearn-device-1", caller.service_account)
+        assert asked.kept(another) == found
+
+    def test_a_token_of_a_key_that_is_not_there_asks_nobody(self) -> None:
+        asked = verifier()
+        asked.verify(token())
+        assert asked.at_once(token(kid="another")) is None
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            token(key=Ed25519PrivateKey.generate()),
+            token(of_kubernetes(exp=int(NOW))),
+            token(of_kubernetes(aud=[AGGREGATOR])),
+            "",
+        ],
+        ids=["forged", "expired", "for another service", "none"],
+    )
+    def test_a_wrong_token_is_refused(self, text: str) -> None:
+        asked = verifier()
+        asked.verify(token())
+        with pytest.raises(Refusal) as refusal:
+            asked.at_once(text)
+        assert refusal.value.code is Code.UNAUTHENTICATED

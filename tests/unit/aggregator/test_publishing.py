@@ -1,6 +1,7 @@
 """The next model and the server optimizer's state: written together, and the same bits from whichever aggregator."""
 
 import hashlib
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from fedlearn.adapters.memory import MemoryObjectStore
+from fedlearn.aggregator import publishing
 from fedlearn.aggregator.folding import Folding
 from fedlearn.aggregator.layout import state_key
 from fedlearn.aggregator.publishing import Publisher
@@ -17,7 +19,7 @@ from fedlearn.core.rounds import ModelRef
 from fedlearn.core.strategies import FedAdam
 from fedlearn.core.updates import Update
 from fedlearn.protocol.messages import RoundResult
-from fedlearn.protocol.plans import Plan
+from fedlearn.protocol.plans import Plan, TensorSpec, read_plan
 from fedlearn.protocol.tensors import decode_vector, state_of
 from support.sealed import SealedRound, updates_of, weighted_mean
 from support.world import random_model, random_update, small_plan
@@ -120,3 +122,69 @@ def test_a_model_that_is_not_finite_is_never_published(strategy: str) -> None:
         desk.close(sealed, bring(sealed, dict.fromkeys(updates_of(2), huge), range(2)), Publisher(desk.models))
     assert refusal.value.code is Code.AGGREGATE_NOT_FINITE
     assert desk.states() == []
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every model be a large one, of several parts."""
+    monkeypatch.setattr(publishing, "_LARGE_BYTES", 0)
+    monkeypatch.setattr(publishing, "_PART", 1000)
+
+
+def roomy_plan(strategy: str) -> Plan:
+    """One whose parts are longer than the file's header."""
+    return plan_of(strategy).model_copy(update={"weights": (TensorSpec(shape=(3001,)), TensorSpec(shape=(2,)))})
+
+
+@pytest.mark.parametrize("rule", [None, {"name": "median"}], ids=["mean", "median"])
+@pytest.mark.parametrize("strategy", ["fedavg", "fedadam"])
+def test_a_large_model_that_is_written_over_its_sum_has_the_same_bits(
+    strategy: str, rule: dict[str, str] | None, request: pytest.FixtureRequest
+) -> None:
+    plan = roomy_plan(strategy)
+    if rule is not None:
+        plan = read_plan(json.dumps({**plan.model_dump(mode="json"), "aggregation": {"strategy": strategy, "rule": rule}}))
+    desk, published = Desk(plan), []
+    rounds = []
+    base = desk.base
+    for number in (1, 2):
+        sealed = desk.round(number, base)
+        updates = {device: random_update(plan, number * 10 + i) for i, device in enumerate(updates_of(3))}
+        rounds.append((sealed, bring(sealed, updates, range(3))))
+        published.append(desk.close(*rounds[-1], Publisher(desk.models)))
+        base = published[-1].model.ref()
+    request.getfixturevalue("large")
+    publisher = Publisher(desk.models)
+    assert [desk.close(sealed, record, publisher) for sealed, record in rounds] == published
+    assert publisher._last is None
+
+
+@pytest.mark.usefixtures("large")
+def test_a_sum_that_was_written_over_is_made_again_when_the_storage_has_failed() -> None:
+    desk = Desk(roomy_plan("fedavg"))
+    sealed = desk.round(1, desk.base)
+    updates = {device: random_update(desk.plan, i) for i, device in enumerate(updates_of(3))}
+    record = bring(sealed, updates, range(3))
+    folding = Folding(sealed.descriptor, sealed.plan, sealed.key, desk.updates)
+    lost = folding.total(record).take_mean()
+    lost[:] = np.nan
+    late, more = list(updates_of(4))[-1], random_update(desk.plan, 9)
+    folding.consider(late, sealed.bring(late, more))  # as a device may come that is too late
+    again = Publisher(desk.models).publish(sealed.descriptor, sealed.plan, folding.total(record), sorted(record))
+    assert folding.unsaved == 0
+    assert again == desk.close(sealed, record, Publisher(desk.models))
+
+
+@pytest.mark.parametrize("at", [-1, -9], ids=["in its last weight", "before"])
+def test_nothing_is_published_upon_a_base_that_was_damaged(at: int) -> None:
+    desk = Desk(plan_of("fedavg"))
+    sealed = desk.round(1, desk.base)
+    record = bring(sealed, updates_of(2), range(2))
+    body = bytearray(desk.models.get(desk.base.key))
+    body[at] ^= 1
+    desk.models.put(desk.base.key, bytes(body))
+    before = desk.models.list("")
+    with pytest.raises(Refusal) as refusal:
+        desk.close(sealed, record, Publisher(desk.models))
+    assert refusal.value.code is Code.MODEL_MISMATCH
+    assert desk.models.list("") == before

@@ -139,6 +139,23 @@ def test_a_fleet_without_spare_devices_is_not_waited_for(waiting: int, to_come: 
     assert advance(round_, DevicesAvailable(waiting, to_come), 1.0)[1] == chosen
 
 
+@pytest.mark.parametrize(
+    ("event", "chosen"),
+    [
+        pytest.param(DevicesAvailable(2, gathering_seconds=10.0), (SelectCohort(2),), id="the minimum has had its time"),
+        pytest.param(DevicesAvailable(2, gathering_seconds=9.0), (), id="some of its time is left"),
+        pytest.param(DevicesAvailable(2, to_come=1, gathering_seconds=10.0), (), id="one is on its way back"),
+        pytest.param(DevicesAvailable(1, gathering_seconds=60.0), (), id="below the minimum a new one may come"),
+        pytest.param(DevicesAvailable(9, gathering_seconds=60.0), (SelectCohort(4),), id="never more than are wanted"),
+    ],
+)
+def test_devices_that_gathered_before_the_round_was_opened_need_not_wait_again(
+    event: Event, chosen: tuple[object, ...]
+) -> None:
+    round_, effects = advance(in_selection(), event, 1000.0)
+    assert (round_, effects) == (in_selection(), chosen)
+
+
 def test_selection_takes_what_there_is_when_its_time_is_up() -> None:
     assert advance(in_selection(), DevicesAvailable(2), 1010.0)[1] == (SelectCohort(2),)
 

@@ -11,6 +11,7 @@ from safetensors.numpy import load
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.protocol.plans import Plan, TensorSpec
 from fedlearn.protocol.tensors import (
+    ModelFile,
     check_header,
     decode_model,
     decode_vector,
@@ -74,6 +75,14 @@ def test_more_than_ten_weights_keep_their_order(make_plan: Callable[..., Plan]) 
 
 def test_the_same_weights_give_the_same_bytes(plan: Plan) -> None:
     assert encode_model(weights_of(plan), plan) == encode_model(weights_of(plan), plan)
+
+
+@pytest.mark.parametrize("state", [None, "a" * 64], ids=["no state", "a state"])
+def test_a_file_whose_weights_are_written_where_they_lie_has_the_same_bytes(plan: Plan, state: str | None) -> None:
+    vector = flatten(weights_of(plan))
+    file = ModelFile(plan, stateful=state is not None)
+    file.weights[:] = vector
+    assert file.finish(state) == encode_model(unflatten(vector, plan), plan, state)
 
 
 def test_weights_that_are_not_contiguous_are_stored_in_their_order(make_plan: Callable[..., Plan]) -> None:

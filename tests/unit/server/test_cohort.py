@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -6,8 +7,11 @@ from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.policy import RoundPolicy
 from fedlearn.core.rounds import (
+    Aggregate,
+    Aggregated,
     CohortSelected,
     DeviceDropped,
+    DevicesAvailable,
     Failed,
     ModelRef,
     Round,
@@ -16,6 +20,7 @@ from fedlearn.core.rounds import (
     advance,
     start,
 )
+from fedlearn.protocol.messages import CheckIn
 from fedlearn.server.cohort import Cohort
 from fedlearn.server.fleet import Fleet
 
@@ -98,3 +103,39 @@ async def test_a_server_that_stops_answers_who_waits_and_ends_nobodys_work() -> 
     await asyncio.sleep(0)
     cohort.leave()
     await waiting
+
+
+POLICY = RoundPolicy(goal=3, min_fraction=0.3, over_selection=1.0, selection_timeout_seconds=10)
+BASE, NEXT = ModelRef(0, "key", "0" * 64, 1), ModelRef(1, "next", "1" * 64, 1)
+
+
+def one_round(cohort: Cohort, ending: str, policy: RoundPolicy = POLICY) -> None:
+    """Let a cohort follow a round that reports from 5 s to 25 s, and is committed at 30 s or ends otherwise."""
+    commit = UpdatesCounted(frozenset({A}), {}), Aggregated(Aggregate(NEXT, frozenset({A}), 1))
+    steps = (Failed(Code.TOO_FEW_REPORTS),) if ending == "abandoned" else commit
+    round_ = start(ID, policy, BASE, now=0.0)
+    for event, now in zip((CohortSelected((A,)), RoundOpened(), *steps), (0.0, 5.0, 25.0, 30.0), strict=False):
+        round_, _ = advance(round_, event, now)
+        if now >= 5.0 or ending != "found while it reports":
+            cohort.follow(round_)
+
+
+@pytest.mark.parametrize(
+    ("ending", "overlap", "gathered"),
+    [
+        pytest.param("committed", True, 26.0, id="since the round before began to report"),
+        pytest.param("committed", False, 0.0, id="the task does not want it"),
+        pytest.param("abandoned", True, 0.0, id="after a round that was abandoned they gather anew"),
+        pytest.param("found while it reports", True, 0.0, id="nobody waited here before the crash"),
+    ],
+)
+async def test_devices_gather_for_a_round_while_the_one_before_it_reports(ending: str, overlap: bool, gathered: float) -> None:
+    fleet, policy = Fleet(clock=lambda: 31.0), replace(POLICY, overlap_selection=overlap)
+    cohort = Cohort(fleet, "mnist")
+    waiting = asyncio.create_task(fleet.wait(B, CheckIn(dataset="mnist", examples=10), 10.0))
+    await asyncio.sleep(0)
+    one_round(cohort, ending, policy)
+    round_ = start(RoundId(TaskId("t"), 2), policy, NEXT, now=30.0)
+    cohort.follow(round_)
+    assert cohort.available(round_, 31.0) == DevicesAvailable(1, gathering_seconds=gathered)
+    waiting.cancel()

@@ -71,6 +71,28 @@ async def test_devices_that_wait_already_when_a_round_begins_are_selected_at_onc
         assert [(await check_in).round for check_in in held.values()] == [2, 2]
 
 
+@pytest.mark.parametrize("overlap", [True, False], ids=["overlap", "no overlap"])
+async def test_devices_that_gathered_while_a_round_reported_do_not_wait_for_more_after_its_commit(
+    desk: Desk, overlap: bool
+) -> None:
+    """Two of three that are wanted: without overlap the second round waits for a third one as long as the first did."""
+    timeout = 1.0
+    task = desk.add_task(rounds=2, goal=3, min_fraction=0.6, selection_timeout_seconds=timeout, overlap_selection=overlap)
+    runner = await desk.drive(task)
+    round_ = await take_part(desk, runner)
+    await runner.tell(round_.id, counted(A))
+    held = desk.check_in(A)
+    await asyncio.sleep(timeout)
+    await runner.tell(round_.id, counted(A, B))
+    held |= desk.check_in(B)
+    await runner.tell(round_.id, rounds.Aggregated(desk.aggregate(round_)))
+    assert [(await check_in).round for check_in in held.values()] == [2, 2]
+    selections = [desk.round(number).phase_seconds[Phase.SELECTION] for number in (1, 2)]
+    assert selections[0] >= timeout
+    assert (selections[1] < timeout) is overlap
+    assert desk.round(2).base == desk.aggregate(round_).model, "nobody is given the model of before"
+
+
 async def test_an_assignment_is_given_again_until_the_device_has_reported(desk: Desk) -> None:
     runner = await desk.drive(desk.add_task())
     round_ = await take_part(desk, runner)

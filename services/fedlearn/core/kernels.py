@@ -1,0 +1,117 @@
+"""The two loops over updates that numpy takes several passes for, compiled from `kernels.c` where a compiler was when the
+package was installed. Without it numpy does the same, to the last bit, and more slowly.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+import numpy as np
+import numpy.typing as npt
+
+from fedlearn.core.updates import Vector
+
+Floats = npt.NDArray[np.float64]
+
+_MOST = 256  # rows that are ordered by the compiled loop, as in kernels.c
+_WINDOW = 1 << 14  # elements; without it, a window of the sum and of `_TOGETHER` rows, in float64, stay near the L2 cache
+_TOGETHER = 8
+
+
+def load(path: str) -> ctypes.CDLL:
+    """The compiled loops of a library; they run without the interpreter's lock."""
+    library = ctypes.CDLL(path)
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    library.add_weighted.argtypes = [pointer, pointer, pointer, size, size]
+    library.mean_of_ordered.argtypes = [pointer, pointer, size, size, size, pointer, size, size, size]
+    library.add_weighted.restype = library.mean_of_ordered.restype = None
+    return library
+
+
+def _find() -> ctypes.CDLL | None:
+    spec = find_spec("fedlearn.core._kernels")
+    return load(spec.origin) if spec is not None and spec.origin is not None else None
+
+
+_library = _find()
+
+
+def compiled() -> bool:
+    """Whether the compiled loops are there."""
+    return _library is not None
+
+
+def add_weighted(total: Floats, rows: Sequence[Vector] | npt.NDArray[np.float32], factors: Sequence[float] | Floats) -> None:
+    """Add each row times its factor to `total`, in place, in float64 and in the order of the rows.
+
+    Args:
+        total: shape (coordinates,), without a negative zero, as no sum that began with zeros has one.
+        rows: float32, shape (rows, coordinates).
+    """
+    factors = np.ascontiguousarray(factors, np.float64)
+    if not all(row.shape == total.shape for row in rows) or len(rows) != len(factors):
+        raise ValueError("rows, factors and total don't have the same lengths")
+    if _library is None or not _plain(total, np.float64) or not all(_plain(row, np.float32) for row in rows):
+        _add_by_numpy(total, rows, factors)
+        return
+    addresses = np.array([_address(row) for row in rows], np.uintp)
+    _library.add_weighted(_address(total), _address(addresses), _address(factors), len(rows), len(total))
+
+
+def orders(rows: npt.NDArray[np.float32], out: Floats) -> bool:
+    """Whether `mean_of_ordered` takes these."""
+    return (
+        _library is not None
+        and 0 < len(rows) <= _MOST
+        and all(_plain(row, np.float32) for row in rows[:2])
+        and (_plain(out, np.float64) and rows.strides[0] % rows.itemsize == 0 and rows.strides[0] >= 0)
+    )
+
+
+def mean_of_ordered(rows: npt.NDArray[np.float32], network: npt.NDArray[np.uint16], kept: range, out: Floats) -> None:
+    """Write the mean of each column's values number `kept`, counted from the smallest, to `out`; added up in that order.
+
+    Args:
+        rows: finite, shape (rows, coordinates); `orders` has said yes to them.
+        network: comparators that bring these values to their places, shape (comparators, 2): the smaller goes to the first.
+    """
+    assert _library is not None
+    if out.shape != rows.shape[1:] or not 0 <= kept.start < kept.stop <= len(rows) or network.max(initial=0) >= len(rows):
+        raise ValueError("network, kept and out don't fit the rows")
+    _library.mean_of_ordered(
+        _address(out),
+        _address(rows),
+        rows.strides[0] // rows.itemsize,
+        *rows.shape,
+        _address(np.ascontiguousarray(network)),
+        len(network),
+        kept.start,
+        len(kept),
+    )
+
+
+def _plain(vector: npt.NDArray[np.float32] | Floats, dtype: type) -> bool:
+    """Whether C sees a vector as it is."""
+    return vector.dtype == dtype and vector.flags.c_contiguous and vector.flags.aligned
+
+
+def _address(array: npt.NDArray[np.generic]) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+def _add_by_numpy(total: Floats, rows: Sequence[Vector] | npt.NDArray[np.float32], factors: Floats) -> None:
+    groups = [slice(first, first + _TOGETHER) for first in range(0, len(rows), _TOGETHER)]
+    # a row of one element alone would be summed in another order
+    space = np.empty((1 + min(len(rows), _TOGETHER), max(2, min(_WINDOW, len(total)))))
+    weights = [np.array([1.0, *factors[group]]) for group in groups]
+    for start in range(0, len(total), _WINDOW):
+        part = total[start : start + _WINDOW]
+        wide = space[:, : len(part)]
+        for group, ones in zip(groups, weights, strict=True):
+            # the sum so far is the first row, so that what is added together is added in the order of the rows; einsum
+            # multiplies and adds row by row, and in float64: in float32 the product would lose what the sum keeps
+            wide[0] = part
+            for number, row in enumerate(rows[group], start=1):
+                wide[number] = row[start : start + _WINDOW]
+            np.einsum("i,ij->j", ones, wide[: len(ones)], out=part)
