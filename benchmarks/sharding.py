@@ -1,10 +1,11 @@
 """One aggregator pinned to a core against two, each pinned to its own, that share a round of sealed updates.
 
-The updates lie in a real storage, which has what the cores leave it. Each aggregator is a process that fetches, opens, checks
-and folds those that are its own. With two, the second closes its part by a sealed partial sum, and the first merges that into
-its own: the time is until the first has the round's mean. Bringing the updates is not timed.
+The updates, of the CNN's size, lie in a real storage, which has what the cores leave it: with float32 it needs as much of them
+as an aggregator does. Each aggregator is a process that fetches, opens, checks and folds those that are its own. With two, the
+second closes its part by a sealed partial sum, and the first merges that into its own: the time is until the first has the
+round's mean. Bringing the updates is not timed. GB are of float32, decoded.
 
-    python benchmarks/sharding.py [--updates 100] [--repetitions 3]
+    python benchmarks/sharding.py [--updates 80] [--repetitions 3]
 """
 
 import argparse
@@ -84,10 +85,10 @@ def aggregators(count: int) -> Iterator[list[Aggregator]]:
             raise
 
 
-def turn(storage: LocalStorage, running: Sequence[Aggregator], updates: int) -> Turn:
+def turn(storage: LocalStorage, running: Sequence[Aggregator], updates: int, codec: str) -> Turn:
     """A round of so many updates, which is swept after it."""
     store = storage.store("aggregator", UPDATES)
-    sealed = SealedUpdates(cnn_plan(), store)
+    sealed = SealedUpdates(cnn_plan(codec), store)
     descriptor = sealed.descriptor.model_copy(update={"aggregators": len(running)})
     digests = sealed.bring(range(updates))
     keys = storage.credentials("aggregator")
@@ -138,39 +139,39 @@ def _others(folding: Folding) -> dict[DeviceId, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--updates", type=int, default=100)
+    parser.add_argument("--updates", type=int, default=80)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve is not None:
         _serve(given.serve)
         return
-    turns: dict[int, list[Turn]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as directory, LocalStorage(Path(directory)) as storage:
-        for repetition in range(1 + given.repetitions):
-            for count, found in turns.items():
-                with aggregators(count) as running:
-                    one = turn(storage, running, given.updates)
-                if repetition:  # the first warms up
-                    found.append(one)
-    size = given.updates * 4 * cnn_plan().parameters / 1e9
-    figures = []
-    for count, found in turns.items():
+        for codec in ("float32", "int8"):
+            turns: dict[int, list[Turn]] = {1: [], 2: []}
+            for repetition in range(1 + given.repetitions):
+                for count, found in turns.items():
+                    with aggregators(count) as running:
+                        one = turn(storage, running, given.updates, codec)
+                    if repetition:  # the first warms up
+                        found.append(one)
+            print(show(figures(codec, given.updates, turns)), flush=True)
+
+
+def figures(codec: str, updates: int, turns: dict[int, list[Turn]]) -> list[Figure]:
+    size = updates * 4 * cnn_plan().parameters / 1e9
+    found = []
+    for count, of in turns.items():
         name = "one aggregator on one core" if count == 1 else "two aggregators, each on its core"
-        figures += [
-            Figure(
-                f"{name}, {given.updates} updates of 6.65 MB", size / statistics.median(one.seconds for one in found), "GB/s"
-            ),
-            Figure("CPU of the aggregators", statistics.median(one.cpu for one in found) / size, "s/GB"),
-            Figure("CPU of the storage", statistics.median(one.storage_cpu for one in found) / size, "s/GB"),
+        found += [
+            Figure(f"{codec}: {name}, {updates} updates", size / statistics.median(one.seconds for one in of), "GB/s"),
+            Figure("CPU of the aggregators", statistics.median(one.cpu for one in of) / size, "s/GB"),
+            Figure("CPU of the storage", statistics.median(one.storage_cpu for one in of) / size, "s/GB"),
         ]
     faster = statistics.median(one.seconds / two.seconds for one, two in zip(turns[1], turns[2], strict=True))
-    all_cpu = statistics.median((two.cpu + two.storage_cpu) / len(CORES) / two.seconds for two in turns[2])
-    figures += [
-        Figure("two by one", faster, "×"),
-        Figure("of both cores' time, taken by two and their storage", 100 * all_cpu, "%"),
-    ]
-    print(show(figures))
+    cpu = statistics.median((two.cpu + two.storage_cpu) / len(CORES) / two.seconds for two in turns[2])
+    found += [Figure("two by one", faster, "×"), Figure("of both cores' time, by two and their storage", 100 * cpu, "%")]
+    return found
 
 
 if __name__ == "__main__":
