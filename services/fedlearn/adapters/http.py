@@ -89,6 +89,7 @@ class ServiceClient:
         self._base_url, self._name, self._token, self._unreachable = base_url.rstrip("/"), name, token, unreachable
         self._entered = AsyncExitStack()
         self._session: aiohttp.ClientSession | None = None
+        self._strange = False  # whether the last answer was none of the service's
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_SECONDS)
@@ -138,6 +139,10 @@ class ServiceClient:
         sent: dict[str, str] = dict(headers or {})
         if self._token is not None:
             sent["Authorization"] = f"Bearer {self._token()}"
+        if (
+            self._strange
+        ):  # a proxy on the way, say, that took the connection before the service was there: it shall not keep it
+            sent["Connection"] = "close"
         data = None
         if body is not None:
             data, sent["Content-Type"] = body.model_dump_json().encode(), "application/json"
@@ -155,8 +160,11 @@ class ServiceClient:
             reason = str(error) or type(error).__name__
             raise Outage(self._unreachable, f"The {self._name} at {self._base_url} does not answer: {reason}.") from error
         if 200 <= status < 300:
+            self._strange = False
             return content
-        raise error_in(content, f"{method} {path}", status, self._name, self._unreachable)
+        error = error_in(content, f"{method} {path}", status, self._name, self._unreachable)
+        self._strange = error.code is self._unreachable
+        raise error
 
 
 async def persist(action: Callable[[], Awaitable[Result]], *, seconds: float = math.inf) -> Result:

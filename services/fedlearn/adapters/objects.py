@@ -318,7 +318,9 @@ class S3ObjectStore:
         if isinstance(error, ClientError) and _status(error) == 404:
             if error.response["Error"].get("Code") == "NoSuchKey":
                 raise Refusal(Code.NOT_FOUND, f"There is no object {where}.") from error
-            # NoSuchBucket, or nothing of S3's: a storage that is being set up. It is waited for, as one that does not answer
+            # NoSuchBucket, or nothing of S3: a storage that is being set up, or somebody who took the connection before it
+            # was there. It is waited for, as one that does not answer, and connected to anew
+            self._client.close()
             metrics.ERRORS.labels(name, Fault.OUTAGE).inc()
             raise Outage(Code.STORAGE_UNAVAILABLE, f"The object storage has no bucket {self._bucket} (yet).") from error
         if isinstance(error, NoCredentialsError | PartialCredentialsError):

@@ -1,6 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,35 @@ async def test_an_error_crosses_the_wire_as_what_it_is(error: FedlearnError) -> 
         with pytest.raises(type(error)) as caught:
             await client.call("GET", "/call", Greeting)
     assert (caught.value.code, caught.value.detail) == (error.code, error.detail)
+
+
+async def test_a_connection_that_a_stranger_has_taken_is_given_up() -> None:
+    """A proxy on the way that answers for a service which is not there yet keeps its connection, and answers for ever."""
+    connections = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        said = (
+            b"404 Not Found\r\nContent-Length: 0\r\n\r\n"
+            if connections == 1
+            else b'200 OK\r\nContent-Length: 15\r\n\r\n{"words": "me"}'
+        )
+        with suppress(asyncio.IncompleteReadError):  # the client goes
+            while b"connection: close" not in (await reader.readuntil(b"\r\n\r\n")).lower():
+                writer.write(b"HTTP/1.1 " + said)
+            writer.write(b"HTTP/1.1 " + said)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, ServiceClient(url, "server", unreachable=Code.SERVER_UNREACHABLE) as client:
+        for _ in range(2):
+            with pytest.raises(Outage):
+                await client.fetch("GET", "/call")
+        for _ in range(3):
+            assert (await client.call("GET", "/call", Greeting)).words == "me"
+    assert connections == 3  # the stranger's, the first of the service's, and one that is kept
 
 
 @pytest.mark.parametrize(

@@ -39,11 +39,16 @@ class Storage:
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
+        self.connections = 0
         self.script: list[Answer | Callable[[list[Request]], Answer]] = []
         storage = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                storage.connections += 1
+                super().setup()
 
             def _answer(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -155,6 +160,20 @@ def test_a_bucket_that_is_not_made_yet_is_an_outage(storage: Storage, body: byte
         outage = refusal_of(call)
         assert isinstance(outage, Outage)
         assert outage.code is Code.STORAGE_UNAVAILABLE
+
+
+@pytest.mark.parametrize(("status", "connections"), [(200, 1), (404, 2)])
+def test_who_has_no_such_bucket_is_connected_to_anew_for_it_may_not_be_the_storage(
+    storage: Storage, status: int, connections: int
+) -> None:
+    store = storage.store()
+    storage.script = [Answer(status), Answer(200)]
+    if status == 200:
+        store.put("key", b"")
+    else:
+        assert isinstance(refusal_of(lambda: store.put("key", b"")), Outage)
+    store.put("key", b"")
+    assert storage.connections == connections
 
 
 def test_a_size_that_may_not_be_asked_for_is_not_taken_for_a_missing_object(storage: Storage) -> None:
