@@ -33,6 +33,7 @@ _CLOSE_AGAIN_SECONDS = 5.0
 _CONFLICT_PAUSE_SECONDS = 1.0
 _READ_AGAIN_SECONDS = 30.0
 _LOOK_AGAIN_SECONDS = 1.0
+_FLOAT32 = 1e-6  # an accuracy of 0.97 comes as 0.96999997
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
 
 
@@ -194,7 +195,7 @@ class TaskRunner(TaskWatch):
         while not self._cancelled.is_set():
             version = await self._durably(self._around.store.version, self._task.id, self._task.model.version)
             if version.evaluation is not None:
-                return version.evaluation.get("accuracy", 0.0) >= target
+                return version.evaluation.get("accuracy", 0.0) >= target - _FLOAT32
             await self.changed(_CLOSE_AGAIN_SECONDS)
         return False
 
