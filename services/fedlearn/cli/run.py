@@ -49,7 +49,7 @@ def run(
     robust: RobustOption = None,
     strategy_option: StrategyOptions = None,
     proximal_mu: ProximalOption = 0.0,
-    codec: CodecOption = "float32",
+    codec: CodecOption = "int8",
     keep_fraction: KeepOption = None,
     model_encoding: ModelEncodingOption = "float32",
     seed: Seed = 0,

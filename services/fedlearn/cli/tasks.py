@@ -82,7 +82,7 @@ def submit_builtin(
     robust: RobustOption = None,
     strategy_option: StrategyOptions = None,
     proximal_mu: ProximalOption = 0.0,
-    codec: CodecOption = "float32",
+    codec: CodecOption = "int8",
     keep_fraction: KeepOption = None,
     model_encoding: ModelEncodingOption = "float32",
     over_selection: Annotated[float, typer.Option(help="Devices selected for each report wanted.")] = 1.3,

@@ -42,7 +42,7 @@ class MachineOptions(BaseModel):
     robust: str | None = None
     strategy_option: tuple[str, ...] = ()
     proximal_mu: Annotated[float, Field(ge=0, le=1000)] = 0.0
-    codec: str = "float32"
+    codec: str = "int8"
     keep_fraction: float | None = None
     model_encoding: ModelEncoding = "float32"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

@@ -163,7 +163,7 @@ class UpdateFormat(_Grown):
 
     _later: ClassVar = ("keep_fraction", "exact")
 
-    encoding: Codec = "float32"
+    encoding: Codec = "int8"
     window_elements: Annotated[int, Field(ge=1024, le=16_777_216)] = 262_144
     keep_fraction: Annotated[float | None, Field(gt=0, le=0.5)] = None
     exact: Annotated[tuple[tuple[int, int], ...], Field(max_length=10_000)] = ()

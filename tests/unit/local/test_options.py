@@ -9,8 +9,8 @@ def test_a_strategy_and_a_rule_are_taken_with_their_options() -> None:
     assert check_options(**given).strategy_option == ("byzantine=2", "tau=1e-3")
 
 
-def test_float32_is_how_updates_travel_unless_another_codec_is_named() -> None:
-    assert check_options().codec == "float32"
+def test_int8_is_how_updates_travel_unless_another_codec_is_named() -> None:
+    assert check_options().codec == "int8"
     assert check_options(codec="top_k", keep_fraction=0.05, strategy="fedadam").keep_fraction == 0.05
 
 

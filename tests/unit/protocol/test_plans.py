@@ -179,7 +179,7 @@ def test_codecs_that_do_not_fit_are_refused(changes: dict[str, object]) -> None:
 
 
 def test_a_plan_says_what_its_codec_is_and_nothing_of_what_others_take() -> None:
-    assert Plan.model_validate(PLAN).update.encoding == "float32"
+    assert Plan.model_validate(PLAN).update.encoding == "int8"
     sparse = Plan.model_validate(plan_with(update={"encoding": "top_k"}, model_encoding="float16"))
     assert sparse.update.keep_fraction == 0.01
     assert sparse.update.keep(7850) == 78
@@ -191,7 +191,7 @@ def test_a_plan_says_what_its_codec_is_and_nothing_of_what_others_take() -> None
 
 @pytest.mark.parametrize("rule", ["median", "norm_bound", "multi_krum"])
 def test_int8_goes_with_every_rule(rule: str) -> None:
-    given = plan_with(aggregation={"rule": {"name": rule}}, update={"encoding": "int8"})
+    given = plan_with(aggregation={"rule": {"name": rule}})
     assert Plan.model_validate(given).update.encoding == "int8"
 
 
