@@ -162,9 +162,9 @@ class ServiceClient:
         if 200 <= status < 300:
             self._strange = False
             return content
-        error = error_in(content, f"{method} {path}", status, self._name, self._unreachable)
-        self._strange = error.code is self._unreachable
-        raise error
+        told = error_in(content, f"{method} {path}", status, self._name, self._unreachable)
+        self._strange = told.code is self._unreachable
+        raise told
 
 
 async def persist(action: Callable[[], Awaitable[Result]], *, seconds: float = math.inf) -> Result:
