@@ -172,6 +172,7 @@ def test_a_check_in_whose_caller_hung_up_is_not_selected(trial: Trial) -> None:
     gone, a, b = trial.devices("gone", "a", "b")
     with pytest.raises(httpx.ReadTimeout):
         gone.server.post("/v1/checkins", json={"dataset": trial.name, "examples": 10, "wait_seconds": 20}, timeout=0.3)
+    time.sleep(1.0)  # until the server has noticed
     assignments = trial.assign(a, b)
     assert [assignment.device for assignment in assignments] == [a.id, b.id]
     assert set(trial.standings()) == {"a", "b"}
