@@ -9,7 +9,6 @@ nothing compresses away.
 """
 
 import argparse
-import hashlib
 import http.client
 import os
 import statistics
@@ -45,10 +44,10 @@ GETTERS = 4
 LARGE = 1 << 25  # parameters: 134 MB
 PARTS = ("memory", "robust", "storage", "peak")
 READS, NUMPY = f"memory, read by {CORES} cores (numpy's max)", "numpy `acc += n * delta`, float32, one core"
-GETS, DIGESTS = f"bare GETs of the same objects, {GETTERS} at once", f"SHA-256 of the same bytes, {CORES} cores"
-LIMITS = (READS, NUMPY, GETS, DIGESTS)
+GETS = f"bare GETs of the same objects, {GETTERS} at once"
+LIMITS = (READS, NUMPY, GETS)
 IN_MEMORY = (READS, NUMPY, "fold decoded updates, float64", "fold them one by one, as they come")
-FROM_STORAGE = (GETS, DIGESTS, "our GETs, folding nothing", "fetch, open, check and fold")
+FROM_STORAGE = (GETS, "our GETs, folding nothing", "fetch, open, check and fold")
 
 
 @dataclass(slots=True)
@@ -209,7 +208,7 @@ def from_storage(count: int, repetitions: int, workers: int) -> list[Figure]:
         store = storage.store("aggregator", UPDATES)
         sealed = SealedUpdates(plan, store)
         digests = sealed.bring(range(count))
-        urls = [store.sign_get(sealed.key_of(device, sha256), seconds=3600) for device, sha256 in digests.items()]
+        urls = [store.sign_get(sealed.key_of(*item), seconds=3600) for item in digests.items()]
         size = sealed.size_bytes
 
         def fold() -> None:
@@ -218,28 +217,27 @@ def from_storage(count: int, repetitions: int, workers: int) -> list[Figure]:
                 list(threads.map(lambda item: folding.consider(*item), digests.items()))
             assert folding.counts().folded.keys() == digests.keys()
 
+        keys = [sealed.key_of(*item) for item in digests.items()]
+        buffers = [memoryview(bytearray(size)) for _ in range(workers)]
+
+        def get_share(number: int) -> None:
+            for key in keys[number::workers]:
+                assert store.get_into(key, buffers[number]) == size
+
         def get_only() -> None:
             with ThreadPoolExecutor(workers) as threads:
-                list(threads.map(lambda item: store.get(sealed.key_of(*item)), digests.items()))
-
-        blobs = [store.get(sealed.key_of(*item)) for item in list(digests.items())[:4]]
-
-        def hash_only() -> None:
-            with ThreadPoolExecutor(CORES) as threads:
-                list(threads.map(lambda blob: hashlib.sha256(blob).digest(), blobs * (count // 4)))
+                list(threads.map(get_share, range(workers)))
 
         bare = Contender("bare", lambda: bare_gets(urls, size), count * size)
         ours = Contender("fold", fold, count * size)
         gets = Contender("get", get_only, count * size)
-        hashes = Contender("sha", hash_only, (count // 4) * 4 * size)
         with watched(storage.pid) as served:
-            take_turns((bare, ours, gets, hashes), repetitions)
+            take_turns((bare, ours, gets), repetitions)
     return [
         Figure(GETS, bare.rate, "GB/s"),
         Figure("CPU of bare GETs, without the storage's", bare.cpu_per_gigabyte, "s/GB"),
         Figure("our GETs, folding nothing", gets.rate, "GB/s"),
         Figure("CPU of our GETs", gets.cpu_per_gigabyte, "s/GB"),
-        Figure(DIGESTS, hashes.rate, "GB/s"),
         Figure("fetch, open, check and fold", ours.rate, "GB/s"),
         Figure("fetch, open, check and fold, of bare GETs", 100 * ours.share_of(bare), "%", at_least=80),
         Figure("CPU to fetch, open, check and fold", ours.cpu_per_gigabyte, "s/GB"),

@@ -26,7 +26,7 @@ from fedlearn.core.rounds import ModelRef
 from fedlearn.core.updates import Update
 from fedlearn.local.seaweed import MODELS, UPDATES
 from fedlearn.local.storage import LocalStorage
-from fedlearn.protocol.envelope import UpdateContext, seal
+from fedlearn.protocol.envelope import UpdateContext, digest_of, seal
 from fedlearn.protocol.messages import Model
 from fedlearn.protocol.plans import Plan, read_plan
 from fedlearn.protocol.sealing import SealingKey, identity_from_pem, identity_to_pem
@@ -54,8 +54,8 @@ class SealedUpdates:
         )
         self._delta = np.random.default_rng(0).normal(0, 0.05, plan.parameters).astype(np.float32)
 
-    def key_of(self, device: DeviceId, sha256: str) -> str:
-        return update_key(ROUND, device, sha256)
+    def key_of(self, device: DeviceId, digest: str) -> str:
+        return update_key(ROUND, device, digest)
 
     def folding(self) -> Folding:
         return Folding(self.descriptor, self.plan, self.key, self.store)
@@ -72,7 +72,7 @@ class SealedUpdates:
                 context=context,
                 format=self.plan.update,
             )
-            digests[device] = hashlib.sha256(body).hexdigest()
+            digests[device] = digest_of(body)
             self.size_bytes = len(body)
             self.store.put(self.key_of(device, digests[device]), body)
         return digests

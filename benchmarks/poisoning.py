@@ -35,7 +35,7 @@ from fedlearn.data.shards import as_examples
 from fedlearn.learning.models import build, get_weights, make_plan, use_one_core
 from fedlearn.learning.training import KerasLearner
 from fedlearn.protocol.aggregations import name_aggregation
-from fedlearn.protocol.envelope import UpdateContext, seal
+from fedlearn.protocol.envelope import UpdateContext, digest_of, seal
 from fedlearn.protocol.messages import Model
 from fedlearn.protocol.plans import Plan, name_codec
 from fedlearn.protocol.sealing import SealingKey
@@ -132,10 +132,10 @@ class Bench:
             update = self.update(index, number, plan=plan, vector=vector, attack=attack, rng=rng)
             context = UpdateContext(TASK, number, device, plan.digest, base.sha256)
             sealed = seal(update, key=key.public, context=context, format=plan.update)
-            sha256 = hashlib.sha256(sealed).hexdigest()
-            store.put(update_key(round_id, device, sha256), sealed)
+            digest = digest_of(sealed)
+            store.put(update_key(round_id, device, digest), sealed)
             try:
-                folding.consider(device, sha256)
+                folding.consider(device, digest)
             except Refusal as refusal:
                 print(f"{attack}, round {number}, {device}: {refusal}")
         counted = folding.counts().folded

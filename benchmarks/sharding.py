@@ -117,9 +117,9 @@ def _serve(core: int) -> None:
         folding = Folding(descriptor, read_plan(json.dumps(descriptor.plan)), key, store, shard=job["shard"])
         store.list("ready")  # so that the client is there
         print(json.dumps("ready"), flush=True)
-        digests = {DeviceId(device): sha256 for device, sha256 in json.loads(input()).items()}
+        digests = {DeviceId(device): digest for device, digest in json.loads(input()).items()}
         before = time.process_time()
-        mine = {device: sha256 for device, sha256 in digests.items() if folding.mine(device)}
+        mine = {device: digest for device, digest in digests.items() if folding.mine(device)}
         with ThreadPoolExecutor(WORKERS) as threads:
             list(threads.map(folding.consider, mine.keys(), mine.values()))
         if job["shard"]:

@@ -158,8 +158,8 @@ class Run:
             found.errors.append(float(np.linalg.norm(arrived - delta) / np.linalg.norm(delta)))
             self.trained[index] += delta
             self.arrived[index] += arrived
-            self.store.put(update_key(round_id, device, parcel.sha256), parcel.body)
-            folding.consider(device, parcel.sha256)
+            self.store.put(update_key(round_id, device, parcel.digest), parcel.body)
+            folding.consider(device, parcel.digest)
         counted = folding.counts().folded
         self.model = self.publisher.publish(descriptor, self.plan, folding.total(counted), sorted(counted)).model
         self.server.models.append(self.model)

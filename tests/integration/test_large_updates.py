@@ -17,6 +17,7 @@ from fedlearn.device.outbox import Parcel
 from fedlearn.device.peers import AggregatorClient
 from fedlearn.device.uploads import Upload
 from fedlearn.local.storage import LocalStorage
+from fedlearn.protocol.envelope import digest_of
 from fedlearn.protocol.messages import Assignment
 from fedlearn.protocol.parts import PART_BYTES, SINGLE_BYTES
 from support.relay import Relay, relay
@@ -72,7 +73,7 @@ async def bring(world: World, device: HandDevice, assignment: Assignment, body: 
     """The real device's way of an upload, with a hand device's token."""
     token = device.aggregator.headers["Authorization"].removeprefix("Bearer ")
     client = ServiceClient(world.aggregator_url, "aggregator", token=lambda: token, unreachable=Code.AGGREGATOR_UNREACHABLE)
-    parcel = Parcel(body, hashlib.sha256(body).hexdigest())
+    parcel = Parcel(body, digest_of(body))
     async with client:
         aggregator, slot, ticket = AggregatorClient(client), device.slot, assignment.ticket
         round_id = Trial(world, assignment.task).id(assignment.round)
@@ -114,7 +115,7 @@ def test_parts_that_never_became_an_update_are_swept_with_their_round(world: Wor
     assignment, _ = trial.assign(a, b)
     path = f"/v1/rounds/{trial.id()}/uploads/parts"
     digests = [hashlib.sha256(bytes(SMALL_BYTES)).hexdigest()]
-    request = {"size_bytes": SMALL_BYTES, "sha256": "0" * 64, "part_sha256": digests}
+    request = {"size_bytes": SMALL_BYTES, "digest": "0" * 64, "part_sha256": digests}
     answer = a.aggregator.post(path, json=request, headers={TICKET_HEADER: assignment.ticket})
     assert answer.status_code == 200, answer.text
     part = answer.json()["parts"][0]
@@ -147,7 +148,7 @@ def test_what_does_not_make_up_an_update_gets_no_urls(
     trial.submit()
     a, b = trial.devices("a", "b")
     assignment, _ = trial.assign(a, b)
-    request = {"size_bytes": SMALL_BYTES, "sha256": "0" * 64, "part_sha256": ["0" * 64], **change}
+    request = {"size_bytes": SMALL_BYTES, "digest": "0" * 64, "part_sha256": ["0" * 64], **change}
     path = f"/v1/rounds/{trial.id()}/uploads/parts"
     answer = a.aggregator.post(path, json=request, headers={TICKET_HEADER: assignment.ticket})
     assert (answer.status_code, answer.json()["code"]) == (status, code)

@@ -1,6 +1,5 @@
 """The way of an update: what a signed URL allows, what is counted, and what is refused and why."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from fedlearn.protocol.messages import Assignment
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingKey
 from support.trial import Trial, step
-from support.world import HandDevice, World, small_plan, wait_for
+from support.world import HandDevice, World, name_of, small_plan, wait_for
 
 OTHER_DIGEST = "0" * 64
 
@@ -55,7 +54,7 @@ def outlived(world: World) -> Outlived:
     trial.reach(1, "committed")
     wait_for(lambda: world.updates_of(trial.id()) == [], "the first sweep")
     assert c.put(urls[0], late[0]).status_code == 200
-    digest = hashlib.sha256(late[0]).hexdigest()
+    digest = name_of(late[0])
     assert world.updates_of(trial.id()) == [f"{trial.name}/00000001/updates/{c.id}/{digest}"]
     return Outlived(trial, c, urls[1], late[1])
 

@@ -1,6 +1,5 @@
 """Who may do what: every route with every identity, tickets, sealing keys, and how few an aggregate may be of."""
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,7 +22,7 @@ from fedlearn.local.processes import Service, start_program
 from fedlearn.protocol.messages import Assignment
 from fedlearn.protocol.tickets import Ticket, TicketSigner, make_signing_key
 from support.trial import Trial, step
-from support.world import HandDevice, World, wait_for
+from support.world import HandDevice, World, name_of, wait_for
 
 ANYBODY = "anybody"
 DEVICE, EVALUATOR, AGGREGATOR, SERVER, OPERATOR = "device", "evaluator", "aggregator", "server", "operator"
@@ -322,7 +321,7 @@ def test_a_call_without_a_ticket_is_no_call(trial: Trial) -> None:
     trial.submit()
     a, b = trial.devices("a", "b")
     trial.assign(a, b)
-    request = {"slot": None, "size_bytes": 1, "sha256": "0" * 64}
+    request = {"slot": None, "size_bytes": 1, "digest": "0" * 64, "sha256": "0" * 64}
     answer = a.aggregator.post(f"/v1/rounds/{trial.name}/1/uploads", json=request)
     assert (answer.status_code, answer.json()["code"]) == (422, Code.BAD_REQUEST)
 
@@ -411,7 +410,7 @@ def test_a_server_that_closes_early_gets_no_aggregate_of_one(trial: Trial) -> No
         assert server.post(f"/v1/rounds/{trial.name}/1/close").status_code == 202
         round_ = trial.reach(1, "committed", "abandoned")
     assert (round_.phase, round_.reason) == ("abandoned", Code.COHORT_TOO_SMALL)
-    digest = hashlib.sha256(body).hexdigest()
+    digest = name_of(body)
     server_store = trial.world.store("server", "fedlearn-models")
     assert not any(digest in stored.key for stored in server_store.list(f"{trial.name}/"))
     assert len(server_store.list(f"{trial.name}/")) == 1

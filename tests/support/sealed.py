@@ -18,7 +18,7 @@ from fedlearn.protocol.messages import Model
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingKey
 from fedlearn.protocol.tensors import decode_vector
-from support.world import random_model, random_update, small_plan
+from support.world import name_of, random_model, random_update, small_plan
 
 PLAN = small_plan()
 BASE_FILE = random_model(PLAN)
@@ -64,9 +64,9 @@ class SealedRound:
 
     def upload(self, device: DeviceId, body: bytes) -> str:
         """Put the bytes where the device's update belongs; returns their digest."""
-        sha256 = hashlib.sha256(body).hexdigest()
-        self.store.put(update_key(self.id, device, sha256), body)
-        return sha256
+        digest = name_of(body)
+        self.store.put(update_key(self.id, device, digest), body)
+        return digest
 
     def bring(self, device: DeviceId, update: Update) -> str:
         return self.upload(device, self.seal(device, update))

@@ -19,14 +19,14 @@ from fedlearn.adapters.keyfiles import load_public_key
 from fedlearn.adapters.objects import S3ObjectStore, object_store
 from fedlearn.adapters.operator import OperatorClient
 from fedlearn.config import StorageSettings
-from fedlearn.core.errors import Code
+from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.updates import Update
 from fedlearn.local.deployment import Addresses, Deployment, free_port
 from fedlearn.local.identities import AGGREGATOR_AUDIENCE, SERVER_AUDIENCE
 from fedlearn.local.processes import Service, Services, start_program
 from fedlearn.local.storage import LocalStorage
-from fedlearn.protocol.envelope import UpdateContext, seal
+from fedlearn.protocol.envelope import UpdateContext, digest_of, seal
 from fedlearn.protocol.messages import Assignment
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SignedSealingKey, verify_sealing_key
@@ -55,6 +55,14 @@ def random_model(plan: Plan, seed: int = 0) -> bytes:
 def random_update(plan: Plan, seed: int, examples: int = 10) -> Update:
     delta = np.random.default_rng(seed).normal(0, 0.01, plan.parameters).astype(np.float32)
     return Update(delta, examples=examples, holdout_examples=5, metrics={"loss": 1.0, "accuracy": seed / 100})
+
+
+def name_of(body: bytes) -> str:
+    """What an update is known by; of bytes that are none, what a device might say."""
+    try:
+        return digest_of(body)
+    except Refusal:
+        return hashlib.sha256(body).hexdigest()
 
 
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS) -> Any:
@@ -254,7 +262,8 @@ class HandDevice:
 
     def ask(self, assignment: Assignment, body: bytes, *, ticket: str | None = None, **changes: Any) -> httpx.Response:
         """Ask for an upload URL; `changes` replace fields of the request, `ticket` the assignment's."""
-        request = {"slot": self.slot, "size_bytes": len(body), "sha256": hashlib.sha256(body).hexdigest(), **changes}
+        names = {"digest": name_of(body), "sha256": hashlib.sha256(body).hexdigest()}
+        request = {"slot": self.slot, "size_bytes": len(body), **names, **changes}
         path = f"/v1/rounds/{assignment.task}/{assignment.round}/uploads"
         return self.aggregator.post(path, json=request, headers={TICKET_HEADER: ticket or assignment.ticket})
 
@@ -264,7 +273,7 @@ class HandDevice:
 
     def done(self, assignment: Assignment, body: bytes) -> httpx.Response:
         path = f"/v1/rounds/{assignment.task}/{assignment.round}/uploads/done"
-        hint = {"slot": self.slot, "sha256": hashlib.sha256(body).hexdigest()}
+        hint = {"slot": self.slot, "digest": name_of(body)}
         return self.aggregator.post(path, json=hint, headers={TICKET_HEADER: assignment.ticket})
 
     def upload(self, assignment: Assignment, body: bytes) -> None:

@@ -59,7 +59,7 @@ def _config(*, tls: bool) -> Config:
         tcp_keepalive=True,
         retries={"total_max_attempts": 1},
         # CRC32 of every body, both ways, would find what the signature (of the body's SHA-256) or TLS finds as well, and every
-        # reader of ours checks a digest that does not come from the storage
+        # reader of ours checks a digest or a seal that does not come from the storage
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         # under TLS nobody changes a body on its way, so that its SHA-256 need not be signed as well

@@ -8,7 +8,6 @@ Where several aggregators share a round, each has the sum of its own devices' up
 others' sums at the close.
 """
 
-import hashlib
 import os
 import threading
 from collections.abc import Mapping
@@ -35,7 +34,7 @@ from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingKey
 from fedlearn.telemetry.metrics import aggregator as metrics
 
-_MAY_PASS = frozenset({Code.UPDATE_MISSING, Code.UPDATE_DIGEST, Code.UPDATE_REPEATED})  # not a fault of the bytes themselves
+_MAY_PASS = frozenset({Code.UPDATE_MISSING, Code.UPDATE_REPEATED})  # not a fault of the bytes that lie there
 
 _CORES = len(os.sched_getaffinity(0))
 _adders = ThreadPoolExecutor(_CORES, thread_name_prefix="add")
@@ -58,7 +57,7 @@ class _Half:
     """A large update of which all windows before `next` are in the sum."""
 
     device: DeviceId
-    sha256: str
+    digest: str
     checked: Checked
     next: int = 1
 
@@ -109,7 +108,7 @@ class Folding:
         with self._lock:
             return self._folded.get(device)
 
-    def consider(self, device: DeviceId, sha256: str) -> None:
+    def consider(self, device: DeviceId, digest: str) -> None:
         """Fold the update of this device and digest, unless it is folded already.
 
         Raises:
@@ -119,30 +118,30 @@ class Folding:
         """
         with self._lock:
             counted = self._folded.get(device)
-            if counted == sha256 or (device, sha256) in self._busy:
+            if counted == digest or (device, digest) in self._busy:
                 return
             if counted is not None:
                 metrics.UPDATES.labels(Code.UPDATE_REPEATED).inc()
                 raise Refusal(Code.UPDATE_REPEATED, f"Another update of {device} is counted already.")
-            if (wrong := self._wrong.get((device, sha256))) is not None:
+            if (wrong := self._wrong.get((device, digest))) is not None:
                 raise Refusal(wrong.code, wrong.detail)
-            self._busy.add((device, sha256))
+            self._busy.add((device, digest))
         try:
             if self._large:
-                self._consider_large(device, sha256)
+                self._consider_large(device, digest)
             else:
-                self._consider_whole(device, sha256)
+                self._consider_whole(device, digest)
         except Refusal as refusal:
             with self._lock:
                 if device not in self._folded:
                     self._refused[device] = refusal.code
                 if refusal.code not in _MAY_PASS:
-                    self._wrong[device, sha256] = refusal
+                    self._wrong[device, digest] = refusal
             metrics.UPDATES.labels(refusal.code).inc()
             raise
         finally:
             with self._lock:
-                self._busy.discard((device, sha256))
+                self._busy.discard((device, digest))
         metrics.UPDATES.labels("folded").inc()
 
     def mine(self, device: DeviceId) -> bool:
@@ -224,7 +223,7 @@ class Folding:
                 raise Outage(Code.AGGREGATOR_UNREACHABLE, f"Aggregator {shard} has not closed its part of the round yet.")
             self._others[shard] = partials, chain, 0
         return {
-            device: sha256 for shard in sorted(self._others) for device, sha256 in self._others[shard][1].contributors.items()
+            device: digest for shard in sorted(self._others) for device, digest in self._others[shard][1].contributors.items()
         }
 
     def total(self, contributors: Mapping[DeviceId, str]) -> Total:
@@ -247,8 +246,8 @@ class Folding:
         if not fits:
             folding = Folding(self.descriptor, self.plan, self.key, self._updates, shard=self.shard)
             folding.resume()
-        for device, sha256 in own:
-            folding.consider(device, sha256)
+        for device, digest in own:
+            folding.consider(device, digest)
         return folding._total(own, contributors)
 
     def _total(self, own: list[tuple[DeviceId, str]], contributors: Mapping[DeviceId, str]) -> Total:
@@ -282,8 +281,8 @@ class Folding:
                 f"{aggregation.least_reports}.",
             )
         sealed = [
-            Sealed(update_key(self.descriptor.id, device, sha256), self._context(device))
-            for device, sha256 in contributors.items()
+            Sealed(update_key(self.descriptor.id, device, digest), digest, self._context(device))
+            for device, digest in contributors.items()
         ]
         with fetchers() as threads:
             blocks = SealedBlocks(sealed, self.plan, self.key, self._updates, threads)
@@ -298,22 +297,22 @@ class Folding:
             base_sha256=self.descriptor.start.sha256,
         )
 
-    def _consider_whole(self, device: DeviceId, sha256: str) -> None:
+    def _consider_whole(self, device: DeviceId, digest: str) -> None:
         opened, kept = self._buffers.take(), False
         try:
             with self._buffers.sealed() as sealed:
-                update = self._open(device, sha256, sealed, opened)
+                update = self._open(device, digest, sealed, opened)
             with metrics.FOLD_SECONDS.time(), self._adding:
-                self._fold(device, sha256, update, opened)
+                self._fold(device, digest, update, opened)
             kept = True  # until it has been added to the sum
         finally:
             if not kept:
                 self._buffers.give(opened)
 
-    def _consider_large(self, device: DeviceId, sha256: str) -> None:
+    def _consider_large(self, device: DeviceId, digest: str) -> None:
         with metrics.FETCH_SECONDS.time():
             try:
-                checked = self._reader.check(update_key(self.descriptor.id, device, sha256), sha256, self._context(device))
+                checked = self._reader.check(update_key(self.descriptor.id, device, digest), digest, self._context(device))
             except Refusal as refusal:
                 if refusal.code is Code.NOT_FOUND:
                     raise Refusal(Code.UPDATE_MISSING, f"The update of {device} is not in object storage.") from refusal
@@ -322,10 +321,10 @@ class Folding:
         metrics.UPDATE_BYTES.inc(checked.opening.header.total_bytes)
         with metrics.FOLD_SECONDS.time(), self._adding:
             self._add_rest()
-            if self._folded.get(device) == sha256:  # an outage had come before its last window
+            if self._folded.get(device) == digest:  # an outage had come before its last window
                 return
             self._refuse_another(device)
-            self._half = _Half(device, sha256, checked)
+            self._half = _Half(device, digest, checked)
             self._add_rest()
 
     def _add_rest(self) -> None:
@@ -346,22 +345,22 @@ class Folding:
             self._half, self._spoiled = None, half.next > 1
             raise
         self._half = None
-        self._count(half.device, half.sha256, update)
+        self._count(half.device, half.digest, update)
 
     def _refuse_another(self, device: DeviceId) -> None:
         if device in self._folded:
             raise Refusal(Code.UPDATE_REPEATED, f"Another update of {device} is counted already.")
 
-    def _count(self, device: DeviceId, sha256: str, update: Update) -> None:
+    def _count(self, device: DeviceId, digest: str, update: Update) -> None:
         with self._lock:
-            self._folded[device] = sha256
+            self._folded[device] = digest
             self._examples[device] = update.examples
             self._refused.pop(device, None)
 
-    def _open(self, device: DeviceId, sha256: str, sealed: memoryview, opened: Vector) -> Update:
+    def _open(self, device: DeviceId, digest: str, sealed: memoryview, opened: Vector) -> Update:
         with metrics.FETCH_SECONDS.time():
             try:
-                length = self._updates.get_into(update_key(self.descriptor.id, device, sha256), sealed)
+                length = self._updates.get_into(update_key(self.descriptor.id, device, digest), sealed)
             except Refusal as refusal:
                 if refusal.code is Code.NOT_FOUND:
                     raise Refusal(Code.UPDATE_MISSING, f"The update of {device} is not in object storage.") from refusal
@@ -372,17 +371,16 @@ class Folding:
         if len(blob) > self.max_update_bytes:
             raise Refusal(Code.UPDATE_TOO_LARGE, f"The plan's updates have at most {self.max_update_bytes} bytes.")
         with metrics.OPEN_SECONDS.time():
-            if hashlib.sha256(blob).hexdigest() != sha256:
-                raise Refusal(Code.UPDATE_DIGEST, f"The update of {device} does not have the digest {sha256}.")
-            update = open_update(blob, key=self.key, context=self._context(device), plan=self.plan, out=opened)
+            context = self._context(device)
+            update = open_update(blob, key=self.key, context=context, plan=self.plan, digest=digest, out=opened)
             validate_update(update, parameters=self.plan.parameters, max_examples=self.plan.max_examples)
         return update
 
-    def _fold(self, device: DeviceId, sha256: str, update: Update, opened: Vector) -> None:
+    def _fold(self, device: DeviceId, digest: str, update: Update, opened: Vector) -> None:
         """Count an update; its memory is given back when it has been added to the sum."""
         self._refuse_another(device)
         self._checked.append((update, opened))
-        self._count(device, sha256, update)
+        self._count(device, digest, update)
         if len(self._checked) >= self._ring:
             self._add_checked()
 

@@ -29,6 +29,7 @@ class Sealed(NamedTuple):
     """One update as it lies in storage."""
 
     key: str
+    digest: str
     context: UpdateContext
 
 
@@ -47,8 +48,8 @@ class Blocks(Protocol):
 
 
 class SealedBlocks:
-    """The updates in object storage, read by ranges. They have been opened and checked before as a whole; each window's seal is
-    checked again.
+    """The updates in object storage, read by ranges. They have been opened and checked before as a whole; its header
+    is held against its digest, and each window's seal is checked, again.
 
     Args:
         key: the round's sealing key.
@@ -89,7 +90,7 @@ class SealedBlocks:
 
     def _open(self, sealed: Sealed) -> Opening:
         prefix = self._store.get(sealed.key, length=self._layout.header_bytes)
-        return open_envelope(read_header(prefix, self._layout), key=self._key, context=sealed.context)
+        return open_envelope(read_header(prefix, self._layout, sealed.digest), key=self._key, context=sealed.context)
 
     def _parts(self, index: int, most: int) -> Iterator[tuple[int, slice]]:
         window = self._layout.elements(index)

@@ -89,9 +89,9 @@ def sum_key(round_id: RoundId, shard: int, number: int, manifest: str, part: int
     return f"{partials_prefix(round_id, shard)}{number:08d}-{manifest}/{part:04d}"
 
 
-def update_key(round_id: RoundId, device: DeviceId, sha256: str) -> str:
+def update_key(round_id: RoundId, device: DeviceId, digest: str) -> str:
     """The key of a device's update; it carries the digest, so another update never takes its place."""
-    return f"{updates_prefix(round_id)}{device}/{sha256}"
+    return f"{updates_prefix(round_id)}{device}/{digest}"
 
 
 def model_key(task: TaskId, number: int, sha256: str) -> str:
@@ -123,7 +123,7 @@ def read_update(round_id: RoundId, key: str) -> tuple[DeviceId, str]:
     Raises:
         Refusal: `update_foreign` for a key that is none of this round's updates.
     """
-    device, _, sha256 = key.removeprefix(updates_prefix(round_id)).rpartition("/")
-    if not key.startswith(updates_prefix(round_id)) or not device or not is_digest(sha256):
+    device, _, digest = key.removeprefix(updates_prefix(round_id)).rpartition("/")
+    if not key.startswith(updates_prefix(round_id)) or not device or not is_digest(digest):
         raise Refusal(Code.UPDATE_FOREIGN, f"{key!r} is no update of round {round_id}.")
-    return DeviceId(device), sha256
+    return DeviceId(device), digest

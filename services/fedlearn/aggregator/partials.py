@@ -69,7 +69,7 @@ class Chain:
 
     @property
     def contributors(self) -> dict[DeviceId, str]:
-        return {device: sha256 for manifest in self.manifests for device, sha256 in manifest.contributors.items()}
+        return {device: digest for manifest in self.manifests for device, digest in manifest.contributors.items()}
 
     def and_then(self, contributors: Mapping[DeviceId, str], tally: TallyState, *, final: bool) -> "Chain":
         """This chain with one more manifest, which is not written."""
@@ -153,7 +153,7 @@ class Partials:
 
     def tidy(self, chain: Chain, updates: Mapping[DeviceId, str]) -> None:
         """Delete these updates, which the chain counts, and what is left of other sums than its last."""
-        self._store.delete([update_key(self._id, device, sha256) for device, sha256 in updates.items()])
+        self._store.delete([update_key(self._id, device, digest) for device, digest in updates.items()])
         kept = sum_key(self._id, self._shard, chain.number, chain.digest or "", 0).rpartition("/")[0] + "/"
         found: Sequence[str] = [found.key for found in self._store.list(partials_prefix(self._id, self._shard))]
         self._store.delete([key for key in found if not key.endswith(".json") and not key.startswith(kept)])

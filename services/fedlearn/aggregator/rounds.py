@@ -216,9 +216,9 @@ class Rounds:
         """The round's sealing key with this aggregator's word for it; raises as `find`."""
         return self.find(round_id).folding.key.sign(self._identity)
 
-    def uploaded(self, round_: OpenRound, device: DeviceId, sha256: str) -> None:
+    def uploaded(self, round_: OpenRound, device: DeviceId, digest: str) -> None:
         """Take the hint that an update lies in storage."""
-        spawn(self._fold(round_, device, sha256), round_.folds)
+        spawn(self._fold(round_, device, digest), round_.folds)
 
     # --- what the walk-through asks
 
@@ -287,11 +287,11 @@ class Rounds:
 
     # --- folding
 
-    async def _fold(self, round_: OpenRound, device: DeviceId, sha256: str) -> None:
+    async def _fold(self, round_: OpenRound, device: DeviceId, digest: str) -> None:
         with about(round=str(round_.id), device=device):
             await self._pace.before_folding(round_.id)
             try:
-                await persist(lambda: self._in_thread(round_.folding.consider, device, sha256))
+                await persist(lambda: self._in_thread(round_.folding.consider, device, digest))
             except Refusal as refusal:
                 _log.warning("update refused", code=refusal.code, detail=refusal.detail)
             round_.counted.set()
@@ -319,13 +319,13 @@ class Rounds:
     async def _stored(self, round_: OpenRound) -> list[tuple[DeviceId, str]]:
         stored = await persist(lambda: self._in_thread(self._updates.list, updates_prefix(round_.id)))
         named = [read_update(round_.id, update.key) for update in stored]
-        return [(device, sha256) for device, sha256 in named if round_.folding.mine(device)]
+        return [(device, digest) for device, digest in named if round_.folding.mine(device)]
 
     async def fold_stored(self, round_: OpenRound, *, wait: bool = True) -> None:
         """Fold what lies in storage, hinted at or not."""
-        for device, sha256 in await self._stored(round_):
+        for device, digest in await self._stored(round_):
             if round_.folding.folded_digest(device) is None:
-                spawn(self._fold(round_, device, sha256), round_.folds)
+                spawn(self._fold(round_, device, digest), round_.folds)
         if wait:
             await asyncio.gather(*round_.folds)
 

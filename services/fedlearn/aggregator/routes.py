@@ -108,7 +108,7 @@ def device_routes(rounds: Rounds, gate: Gate, tickets: TicketVerifier, settings:
         task: TaskName, number: RoundNumber, request: UploadRequest, caller: Device, ticket: TicketHeader
     ) -> Upload:
         round_, device = await admitted(task, number, caller, request.slot, ticket)
-        given = rounds.desk.grant(round_.folding, device, request.size_bytes, request.sha256)
+        given = rounds.desk.grant(round_.folding, device, request)
         return Upload(url=given.url, headers=dict(given.headers), valid_seconds=settings.upload_seconds)
 
     @router.post(
@@ -142,7 +142,7 @@ def device_routes(rounds: Rounds, gate: Gate, tickets: TicketVerifier, settings:
     )
     async def done(task: TaskName, number: RoundNumber, hint: UploadDone, caller: Device, ticket: TicketHeader) -> None:
         round_, device = await admitted(task, number, caller, hint.slot, ticket)
-        rounds.uploaded(round_, device, hint.sha256)
+        rounds.uploaded(round_, device, hint.digest)
 
     return router
 

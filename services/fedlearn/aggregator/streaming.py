@@ -3,8 +3,7 @@
 Only a few spans of windows are in memory at a time, however large the model is. The second reading opens each seal again.
 """
 
-import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -50,40 +49,33 @@ class Reader:
     def __init__(self, plan: Plan, key: SealingKey, store: ObjectStore) -> None:
         self._plan, self._key, self._store, self._layout = plan, key, store, layout_of(plan)
 
-    def check(self, key: str, sha256: str, context: UpdateContext) -> Checked:
+    def check(self, key: str, digest: str, context: UpdateContext) -> Checked:
         """Read all of an update and check it as `open_update` and `validate_update` do.
 
         Raises:
-            Refusal: as these, `not_found`, and `update_digest`.
+            Refusal: as these, and `not_found`.
             Outage: `storage_unavailable`.
         """
         size = self._store.size(key)
         if size is not None and size > self._layout.max_bytes:
             raise Refusal(Code.UPDATE_TOO_LARGE, f"The plan's updates have at most {self._layout.max_bytes} bytes.")
         prefix = self._store.get(key, length=self._layout.header_bytes)
-        header = read_header(prefix, self._layout)
+        header = read_header(prefix, self._layout, digest)
         if size != header.total_bytes:
             raise Refusal(Code.UPDATE_MALFORMED, f"It has {size} bytes; its header says {header.total_bytes}.")
-        digest = hashlib.sha256(prefix)
         opening = open_envelope(header, key=self._key, context=context)
         start, length = header.span(0)
         sealed = self._store.get(key, start=start, length=length)
-        digest.update(sealed)
         checked = Checked(key, opening, open_metadata(opening, sealed, context))
         no_delta = Update(np.zeros(0, np.float32), *_claims(checked))
         validate_update(no_delta, parameters=0, max_examples=self._plan.max_examples)
-        for window in self._windows(checked, 1, digest.update):
+        for window in self.windows(checked, 1):
             part = Update(window.delta, checked.metadata.examples)
             validate_update(part, parameters=len(window.delta), max_examples=self._plan.max_examples)
-        if digest.hexdigest() != sha256:
-            raise Refusal(Code.UPDATE_DIGEST, f"The update does not have the digest {sha256}.")
         return checked
 
     def windows(self, checked: Checked, first: int) -> Iterator[Window]:
         """The windows from number `first` on, from 1; raises as `check`."""
-        return self._windows(checked, first, lambda _: None)
-
-    def _windows(self, checked: Checked, first: int, note: Callable[[memoryview], object]) -> Iterator[Window]:
         spans = list(self._spans(checked, first))
         buffers = [memoryview(bytearray(max((length for _, _, length in spans), default=0))) for _ in range(2)]
         delta: Vector = np.empty(min(self._layout.window_elements, self._layout.parameters), np.float32)
@@ -93,7 +85,6 @@ class Reader:
             if number + 1 < len(spans):
                 coming.append(self._fetch(checked.key, spans[number + 1], buffers[(number + 1) % 2]))
             sealed = buffers[number % 2][:length]
-            note(sealed)
             for index in indexes:
                 at, size = checked.opening.header.span(index)
                 elements = self._layout.elements(index)

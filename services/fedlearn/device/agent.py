@@ -238,7 +238,7 @@ class Agent:
         self._session.note("+")
         await Upload(self._aggregator, transfer, round_id=round_id, slot=slot, ticket=ticket, parcel=parcel).bring()
         self._delivered = True
-        await persist(lambda: self._aggregator.done(round_id, UploadDone(slot=slot, sha256=parcel.sha256), ticket))
+        await persist(lambda: self._aggregator.done(round_id, UploadDone(slot=slot, digest=parcel.digest), ticket))
         self._session.note("^")
         self._uploaded = RoundName(task=round_id.task, round=round_id.number)
         _log.info("uploaded", bytes=len(parcel.body))

@@ -1,7 +1,6 @@
 """From an update to the bytes that leave the device: what `top_k` keeps back, rounding, and the seal."""
 
 import asyncio
-import hashlib
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -14,7 +13,7 @@ from fedlearn.core.sparsity import split
 from fedlearn.core.updates import Update
 from fedlearn.device.peers import ServerClient
 from fedlearn.device.residuals import Residuals, last_counted
-from fedlearn.protocol.envelope import UpdateContext, seal
+from fedlearn.protocol.envelope import UpdateContext, digest_of, seal
 from fedlearn.protocol.messages import Assignment
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingPublicKey
@@ -23,10 +22,10 @@ _ROUNDING = 1  # beside the seed of local training, a stream of its own
 
 
 class Parcel(NamedTuple):
-    """A sealed update, and its SHA-256."""
+    """A sealed update, and the digest by which it is known."""
 
     body: bytes
-    sha256: str
+    digest: str
 
 
 class Outbox:
@@ -88,4 +87,4 @@ class Outbox:
         )
         rng = np.random.Generator(np.random.SFC64([seed, _ROUNDING]))
         sealed = seal(update, key=key, context=context, format=plan.update, rng=rng)
-        return Parcel(sealed, hashlib.sha256(sealed).hexdigest())
+        return Parcel(sealed, digest_of(sealed))

@@ -46,19 +46,19 @@ class Upload:
             Refusal: `forbidden` when the storage does not take it; the aggregator's own.
             Outage: `storage_unavailable`, of one that goes in one piece.
         """
-        body, sha256 = self._parcel
+        body, digest = self._parcel
         if len(body) > SINGLE_BYTES:
             await self._bring_parts()
             return
-        request = UploadRequest(slot=self._slot, size_bytes=len(body), sha256=sha256)
+        sha256 = await asyncio.to_thread(_sha256, body)
+        request = UploadRequest(slot=self._slot, size_bytes=len(body), digest=digest, sha256=sha256)
         grant = await persist(lambda: self._aggregator.place(self._round, request, self._ticket))
         await asyncio.to_thread(self._transfer.store, grant, body)
 
     async def _bring_parts(self) -> None:
-        body, sha256 = self._parcel
-        request = PartsRequest(
-            slot=self._slot, size_bytes=len(body), sha256=sha256, part_sha256=await asyncio.to_thread(self._digests)
-        )
+        body, digest = self._parcel
+        part_sha256 = await asyncio.to_thread(self._of_parts)
+        request = PartsRequest(slot=self._slot, size_bytes=len(body), digest=digest, part_sha256=part_sha256)
         while len(self._tags) < len(request.part_sha256):
             granted = await persist(partial(self._aggregator.place_parts, self._round, request, self._ticket))
             request = request.model_copy(update={"upload_id": granted.upload_id})
@@ -85,7 +85,10 @@ class Upload:
                 self._tags[index] = self._transfer.store_part(grant, bytes(view[start : start + size]))
             start += size
 
-    def _digests(self) -> tuple[str, ...]:
+    def _of_parts(self) -> tuple[str, ...]:
         view = memoryview(self._parcel.body)
-        starts = range(0, len(view), PART_BYTES)
-        return tuple(hashlib.sha256(view[start : start + PART_BYTES]).hexdigest() for start in starts)
+        return tuple(_sha256(view[start : start + PART_BYTES]) for start in range(0, len(view), PART_BYTES))
+
+
+def _sha256(body: bytes | memoryview) -> str:
+    return hashlib.sha256(body).hexdigest()

@@ -1,7 +1,7 @@
 """Update envelope v1: a device's update, sealed for one aggregator, one round and one base model.
 
-What counts (examples, metrics, the base's digest) is sealed inside, so that what lies in storage is enough. docs/envelope.md
-describes the bytes; `windows` does the sealing.
+What counts (examples, metrics, the base's digest) is sealed inside, so that what lies in storage is enough. An update's digest,
+by which it is known, is the SHA-256 of its header. docs/envelope.md describes the bytes; `windows` does the sealing.
 """
 
 import json
@@ -17,11 +17,11 @@ from fedlearn.core.updates import Update, Vector
 from fedlearn.protocol.codecs import Bytes
 from fedlearn.protocol.plans import Plan, UpdateFormat
 from fedlearn.protocol.sealing import SealingKey, SealingPublicKey
-from fedlearn.protocol.windows import Header, Layout, Opening, Span, open_vector, read_header, seal_vector
+from fedlearn.protocol.windows import Header, Layout, Opening, Span, digest_of, open_vector, read_header, seal_vector
 
 __all__ = [
-    "Header", "Metadata", "Opening", "Span", "UpdateContext", "layout_of", "open_envelope", "open_metadata", "open_update",
-    "read_header", "seal",
+    "Header", "Metadata", "Opening", "Span", "UpdateContext", "digest_of", "layout_of", "open_envelope", "open_metadata",
+    "open_update", "read_header", "seal",
 ]  # fmt: skip
 
 _LABEL = b"fedlearn update envelope v1\n"
@@ -107,18 +107,27 @@ def seal(
     return seal_vector(update.delta, raw, key=key, info=context.info, layout=layout, rng=rng)
 
 
-def open_update(blob: Bytes, *, key: SealingKey, context: UpdateContext, plan: Plan, out: Vector | None = None) -> Update:
+def open_update(
+    blob: Bytes,
+    *,
+    key: SealingKey,
+    context: UpdateContext,
+    plan: Plan,
+    digest: str | None = None,
+    out: Vector | None = None,
+) -> Update:
     """Open an envelope; nothing is returned before every tag, the order and the length are checked.
 
     Args:
+        digest: what the update is known by, if it must be that one.
         out: where to write the delta: contiguous float32, shape (plan.parameters,). The update's delta is then `out` itself.
             Its content is undefined after a refusal.
 
     Raises:
         Refusal: `update_malformed`; `update_tampered` (a tag fails, another key or another context); `update_too_large`
-            (it claims more than the plan allows); `update_shape`; `update_dtype`; `update_base`.
+            (it claims more than the plan allows); `update_shape`; `update_dtype`; `update_digest`; `update_base`.
     """
-    raw, delta = open_vector(blob, key=key, info=context.info, layout=layout_of(plan), out=out)
+    raw, delta = open_vector(blob, key=key, info=context.info, layout=layout_of(plan), digest=digest, out=out)
     metadata = _read_metadata(raw, context)
     return Update(delta, metadata.examples, metadata.holdout_examples, metadata.metrics)
 
@@ -126,8 +135,8 @@ def open_update(blob: Bytes, *, key: SealingKey, context: UpdateContext, plan: P
 def open_envelope(header: Header, *, key: SealingKey, context: UpdateContext) -> Opening:
     """Unwrap the content key of an envelope that is read by windows: `Opening.window(index, bytes, out)` opens each.
 
-    The header comes from `read_header(prefix, layout_of(plan))`, and `header.span(index)` says what to fetch. The caller checks
-    that the object's length is `header.total_bytes`.
+    The header comes from `read_header(prefix, layout_of(plan), digest)`, and `header.span(index)` says what to fetch. The
+    caller checks that the object's length is `header.total_bytes`.
 
     Raises:
         Refusal: `update_tampered`.

@@ -181,12 +181,21 @@ class DropOut(Message):
 # --- device and aggregator
 
 
-class UploadRequest(Message):
-    """So many bytes with this digest are ready: where may they go?"""
+UpdateDigest = Annotated[Digest, Field(description="What the update is known by: SHA-256 of its envelope's header.")]
+
+
+class ReadyUpdate(Message):
+    """An update of so many bytes is ready: where may it go?"""
 
     slot: Slot = None
     size_bytes: Size
-    sha256: Digest
+    digest: UpdateDigest
+
+
+class UploadRequest(ReadyUpdate):
+    """In one piece."""
+
+    sha256: Annotated[Digest, Field(description="Of all its bytes: the URL takes no others.")]
 
 
 class Upload(Message):
@@ -201,7 +210,7 @@ class UploadDone(Message):
     """A hint that an update lies in storage; what counts is sealed inside it."""
 
     slot: Slot = None
-    sha256: Digest
+    digest: UpdateDigest
 
 
 # --- server and aggregator

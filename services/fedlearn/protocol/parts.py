@@ -6,7 +6,7 @@ from pydantic import Field
 
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ports import Part
-from fedlearn.protocol.messages import Digest, Message, Seconds, UploadRequest, Url
+from fedlearn.protocol.messages import Digest, Message, ReadyUpdate, Seconds, Url
 
 PART_BYTES = 16 << 20
 """What a large update is cut into; the last part is what is left."""
@@ -14,8 +14,8 @@ SINGLE_BYTES = 64 << 20
 """A longer update goes in parts."""
 
 
-class PartsRequest(UploadRequest):
-    """As `UploadRequest`, for an update in parts of `PART_BYTES`."""
+class PartsRequest(ReadyUpdate):
+    """In parts of `PART_BYTES`."""
 
     part_sha256: Annotated[tuple[Digest, ...], Field(min_length=1, max_length=10_000, description="Of each part, in order.")]
     upload_id: Annotated[

@@ -117,7 +117,7 @@ class Header:
         kid: which sealing key the content key is wrapped to.
         wrapped: the content key, wrapped.
         offsets: where each window starts, and where the last one ends.
-        digest: SHA-256 of the header's bytes; every window's tag covers it.
+        digest: SHA-256 of the header's bytes; every window's tag covers it, so it names the whole.
     """
 
     layout: Layout
@@ -192,12 +192,33 @@ def seal_vector(
     return stream.getvalue()
 
 
-def read_header(prefix: Bytes, layout: Layout) -> Header:
-    """Read a header from the first `layout.header_bytes` bytes or more, and check it against the layout that is due.
+def digest_of(blob: Bytes) -> str:
+    """What a sealed vector is known by, without opening it: SHA-256 of its header, in hexadecimal.
 
     Raises:
-        Refusal: `update_malformed`, `update_too_large` (it claims more than is due), `update_shape` (less, or other windows)
-            or `update_dtype` (another encoding). Nothing that the header claims is allocated before it is checked.
+        Refusal: `update_malformed` when it does not begin with a whole header.
+    """
+    parameters, window_elements = 0, 0
+    if len(blob) >= _FIXED.size:
+        magic, _, _, _, window_elements, parameters, _, _ = _FIXED.unpack_from(blob)
+    if not window_elements or magic != MAGIC:
+        raise Refusal(Code.UPDATE_MALFORMED, "This is no sealed vector.")
+    length = _FIXED.size + WRAPPED_BYTES + 4 * (1 + -(-parameters // window_elements))
+    if len(blob) < length:
+        raise Refusal(Code.UPDATE_MALFORMED, f"The header is cut off after {len(blob)} of {length} bytes.")
+    return hashlib.sha256(memoryview(blob)[:length]).hexdigest()
+
+
+def read_header(prefix: Bytes, layout: Layout, digest: str | None = None) -> Header:
+    """Read a header from the first `layout.header_bytes` bytes or more, and check it against the layout that is due.
+
+    Args:
+        digest: what the vector is known by, if the header must be that one.
+
+    Raises:
+        Refusal: `update_malformed`, `update_too_large` (it claims more than is due), `update_shape` (less, or other windows),
+            `update_dtype` (another encoding) or `update_digest`. Nothing that the header claims is allocated before it is
+            checked.
     """
     if len(prefix) < _FIXED.size:
         raise Refusal(Code.UPDATE_MALFORMED, f"{len(prefix)} bytes are no sealed header.")
@@ -216,20 +237,28 @@ def read_header(prefix: Bytes, layout: Layout) -> Header:
         raise Refusal(Code.UPDATE_DTYPE, f"It is encoded as {NAMES[encoding]}; {layout.encoding} is due.")
     if len(prefix) < layout.header_bytes:
         raise Refusal(Code.UPDATE_MALFORMED, f"The header is cut off after {len(prefix)} of {layout.header_bytes} bytes.")
-    sizes = struct.unpack_from(f"<{1 + layout.windows}I", prefix, _FIXED.size + WRAPPED_BYTES)
+    sizes = _read_sizes(prefix, layout)
+    found = hashlib.sha256(prefix[: layout.header_bytes])
+    if digest not in (None, found.hexdigest()):
+        raise Refusal(Code.UPDATE_DIGEST, f"The header that lies there has the digest {found.hexdigest()}, not {digest}.")
+    return Header(
+        layout,
+        kid.hex(),
+        bytes(prefix[_FIXED.size : _FIXED.size + WRAPPED_BYTES]),
+        tuple(accumulate(sizes, initial=layout.header_bytes)),
+        found.digest(),
+    )
+
+
+def _read_sizes(header: Bytes, layout: Layout) -> tuple[int, ...]:
+    sizes = struct.unpack_from(f"<{1 + layout.windows}I", header, _FIXED.size + WRAPPED_BYTES)
     if sizes[0] > MAX_METADATA_BYTES + TAG_BYTES:
         raise Refusal(Code.UPDATE_TOO_LARGE, f"The metadata claims {sizes[0]} bytes; {MAX_METADATA_BYTES} are allowed.")
     if sizes[0] < TAG_BYTES:
         raise Refusal(Code.UPDATE_MALFORMED, f"The metadata claims {sizes[0]} bytes, less than a tag.")
     if any(size not in layout.sealed_bytes(index) for index, size in enumerate(sizes[1:], start=1)):
         raise Refusal(Code.UPDATE_SHAPE, "The windows' lengths do not tile the vector.")
-    return Header(
-        layout,
-        kid.hex(),
-        bytes(prefix[_FIXED.size : _FIXED.size + WRAPPED_BYTES]),
-        tuple(accumulate(sizes, initial=layout.header_bytes)),
-        hashlib.sha256(prefix[: layout.header_bytes]).digest(),
-    )
+    return sizes
 
 
 class Opening:
@@ -297,11 +326,18 @@ class Opening:
 
 
 def open_vector(
-    blob: Bytes, *, key: SealingKey, info: bytes, layout: Layout, out: npt.NDArray[Any] | None = None
+    blob: Bytes,
+    *,
+    key: SealingKey,
+    info: bytes,
+    layout: Layout,
+    digest: str | None = None,
+    out: npt.NDArray[Any] | None = None,
 ) -> tuple[bytes, npt.NDArray[Any]]:
     """Open a whole sealed vector: its metadata and its coordinates, once every tag is checked.
 
     Args:
+        digest: as `read_header`.
         out: where to write the coordinates: contiguous, float32 (float64 for that encoding), shape (layout.parameters,); it is
             returned. Its content is undefined after a refusal. None makes a new array.
 
@@ -311,7 +347,7 @@ def open_vector(
     view = memoryview(blob).cast("B")
     if len(view) > layout.max_bytes:
         raise Refusal(Code.UPDATE_TOO_LARGE, f"It has {len(view)} bytes; at most {layout.max_bytes} are due.")
-    header = read_header(view, layout)
+    header = read_header(view, layout, digest)
     if len(view) != header.total_bytes:
         raise Refusal(Code.UPDATE_MALFORMED, f"It has {len(view)} bytes; its header says {header.total_bytes}.")
     opening = Opening(header, key=key, info=info)

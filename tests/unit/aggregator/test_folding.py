@@ -13,6 +13,7 @@ from fedlearn.aggregator.folding import Folding
 from fedlearn.aggregator.layout import update_key
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId
+from fedlearn.protocol.envelope import layout_of
 from fedlearn.protocol.sealing import SealingKey
 from fedlearn.telemetry.metrics import aggregator as metrics
 from support.sealed import PLAN, ROUND, SealedRound, updates_of, weighted_mean
@@ -39,9 +40,9 @@ def counted(result: str) -> float:
     return metrics.UPDATES.labels(result)._value.get()
 
 
-def refusal_of(folding: Folding, device: DeviceId, sha256: str) -> Code:
+def refusal_of(folding: Folding, device: DeviceId, digest: str) -> Code:
     with pytest.raises(Refusal) as caught:
-        folding.consider(device, sha256)
+        folding.consider(device, digest)
     return caught.value.code
 
 
@@ -74,10 +75,10 @@ def test_updates_that_are_folded_at_once_by_several_threads_are_each_counted_onc
 
 
 def test_an_update_that_is_told_twice_is_counted_once(sealed: SealedRound, folding: Folding) -> None:
-    sha256 = sealed.bring(A, random_update(PLAN, 1))
-    folding.consider(A, sha256)
-    folding.consider(A, sha256)
-    assert folding.total({A: sha256}).updates == 1
+    digest = sealed.bring(A, random_update(PLAN, 1))
+    folding.consider(A, digest)
+    folding.consider(A, digest)
+    assert folding.total({A: digest}).updates == 1
 
 
 def test_of_a_devices_updates_the_first_that_is_folded_stays(sealed: SealedRound, folding: Folding) -> None:
@@ -94,10 +95,10 @@ def test_of_a_devices_updates_that_are_opened_at_once_one_is_counted(sealed: Sea
     digests = [sealed.bring(A, random_update(PLAN, seed)) for seed in range(4)]
     start = threading.Barrier(4)
 
-    def consider(sha256: str) -> Code | None:
+    def consider(digest: str) -> Code | None:
         start.wait()
         try:
-            folding.consider(A, sha256)
+            folding.consider(A, digest)
         except Refusal as refusal:
             return refusal.code
         return None
@@ -107,14 +108,6 @@ def test_of_a_devices_updates_that_are_opened_at_once_one_is_counted(sealed: Sea
     assert results.count(None) == 1
     assert set(results) == {None, Code.UPDATE_REPEATED}
     assert folding.total(folding.counts().folded).updates == 1
-
-
-class _Corrupt(MemoryObjectStore):
-    """A storage that gives other bytes than those it took."""
-
-    def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
-        body = super().get(key, start=start, length=length)
-        return body[:-1] + bytes([body[-1] ^ 1])
 
 
 def tampered(body: bytes, at: int) -> bytes:
@@ -181,20 +174,63 @@ def test_a_wrong_update_is_refused_and_leaves_the_totals_untouched(
     assert folding.counts().refused == {A: code}
 
 
-def test_an_update_that_was_found_wrong_is_not_fetched_and_not_counted_again(sealed: SealedRound, folding: Folding) -> None:
-    sha256 = sealed.upload(A, b"no envelope")
-    assert refusal_of(folding, A, sha256) is Code.UPDATE_MALFORMED
-    before = counted(Code.UPDATE_MALFORMED)
+@pytest.mark.parametrize(
+    ("code", "lies"),
+    [
+        pytest.param(Code.UPDATE_MALFORMED, b"no envelope", id="no envelope"),
+        pytest.param(Code.UPDATE_DIGEST, SealedRound(MemoryObjectStore()).seal(A, GOOD), id="another header"),
+    ],
+)
+def test_an_update_that_was_found_wrong_is_not_fetched_and_not_counted_again(
+    code: Code, lies: bytes, sealed: SealedRound, folding: Folding
+) -> None:
+    digest = sealed.bring(A, GOOD)
+    sealed.store.put(update_key(ROUND, A, digest), lies)
+    assert refusal_of(folding, A, digest) is code
+    before = counted(code)
     sealed.store.bucket.available = False
-    assert refusal_of(folding, A, sha256) is Code.UPDATE_MALFORMED
-    assert counted(Code.UPDATE_MALFORMED) == before
+    assert refusal_of(folding, A, digest) is code
+    assert counted(code) == before
+    assert folding.counts().refused == {A: code}
+    sealed.store.bucket.available = True
+    another = sealed.bring(A, GOOD)
+    folding.consider(A, another)
+    assert (folding.counts().folded, folding.counts().refused) == ({A: another}, {})
 
 
-def test_stored_bytes_of_another_digest_are_refused(sealed: SealedRound) -> None:
-    corrupt = SealedRound(_Corrupt(sealed.store.bucket))
-    folding = Folding(corrupt.descriptor, corrupt.plan, corrupt.key, corrupt.store)
-    sha256 = corrupt.bring(A, GOOD)
-    assert refusal_of(folding, A, sha256) is Code.UPDATE_DIGEST
+CHANGED = {
+    "the content key": (60, Code.UPDATE_DIGEST),
+    "its sealing key's name": (24, Code.UPDATE_DIGEST),
+    "the metadata": (1400, Code.UPDATE_TAMPERED),
+    "a coordinate": (20_000, Code.UPDATE_TAMPERED),
+    "the last tag": (-1, Code.UPDATE_TAMPERED),
+}
+
+
+@pytest.mark.parametrize(("at", "code"), CHANGED.values(), ids=CHANGED.keys())
+def test_a_byte_that_the_storage_changed_is_found(at: int, code: Code, sealed: SealedRound, folding: Folding) -> None:
+    digest = sealed.bring(A, GOOD)
+    key = update_key(ROUND, A, digest)
+    sealed.store.put(key, tampered(sealed.store.get(key), at))
+    assert refusal_of(folding, A, digest) is code
+    assert folding.counts().folded == {}
+
+
+def test_a_sound_update_under_the_name_of_another_is_refused(sealed: SealedRound, folding: Folding) -> None:
+    digest, other = sealed.bring(A, GOOD), sealed.seal(A, random_update(PLAN, 2))
+    sealed.store.put(update_key(ROUND, A, digest), other)
+    assert refusal_of(folding, A, digest) is Code.UPDATE_DIGEST
+    again = sealed.upload(A, other)
+    folding.consider(A, again)
+    assert folding.counts().folded == {A: again}, "by its own name it counts"
+
+
+def test_the_windows_of_another_update_do_not_open_under_this_ones_header(sealed: SealedRound, folding: Folding) -> None:
+    digest, header = sealed.bring(A, GOOD), layout_of(PLAN).header_bytes
+    key = update_key(ROUND, A, digest)
+    mixed = sealed.store.get(key)[:header] + sealed.seal(A, random_update(PLAN, 2))[header:]
+    sealed.store.put(key, mixed)
+    assert refusal_of(folding, A, digest) is Code.UPDATE_TAMPERED
 
 
 def test_an_update_that_is_not_in_storage_is_missing(folding: Folding) -> None:
@@ -205,28 +241,28 @@ def test_an_update_that_is_not_in_storage_is_missing(folding: Folding) -> None:
 
 def test_a_device_whose_update_was_refused_may_bring_a_good_one(sealed: SealedRound, folding: Folding) -> None:
     assert refusal_of(folding, A, OTHER_DIGEST) is Code.UPDATE_MISSING
-    sha256 = sealed.bring(A, GOOD)
-    folding.consider(A, sha256)
-    assert folding.counts().folded == {A: sha256}
+    digest = sealed.bring(A, GOOD)
+    folding.consider(A, digest)
+    assert folding.counts().folded == {A: digest}
     assert folding.counts().refused == {}
 
 
 def test_an_outage_of_the_storage_changes_nothing(sealed: SealedRound, folding: Folding) -> None:
-    sha256 = sealed.bring(A, GOOD)
+    digest = sealed.bring(A, GOOD)
     sealed.store.bucket.available = False
     with pytest.raises(Outage):
-        folding.consider(A, sha256)
+        folding.consider(A, digest)
     assert folding.counts().refused == {}
     sealed.store.bucket.available = True
-    folding.consider(A, sha256)
-    assert folding.total({A: sha256}).updates == 1
+    folding.consider(A, digest)
+    assert folding.total({A: digest}).updates == 1
 
 
 def test_the_total_is_of_exactly_the_updates_that_the_record_names(sealed: SealedRound, folding: Folding) -> None:
     updates = updates_of(4)
     digests = {device: sealed.bring(device, update) for device, update in updates.items()}
-    for device, sha256 in digests.items():
-        folding.consider(device, sha256)
+    for device, digest in digests.items():
+        folding.consider(device, digest)
     chosen = dict(list(updates.items())[:2])
     total = folding.total({device: digests[device] for device in chosen})
     assert total.updates == 2
@@ -243,11 +279,11 @@ def test_the_total_after_a_restart_is_the_same_to_the_last_bit(sealed: SealedRou
 
 
 def test_there_is_no_total_when_an_update_that_counts_is_gone(sealed: SealedRound) -> None:
-    sha256 = sealed.bring(A, GOOD)
-    sealed.store.delete([update_key(ROUND, A, sha256)])
+    digest = sealed.bring(A, GOOD)
+    sealed.store.delete([update_key(ROUND, A, digest)])
     folding = Folding(sealed.descriptor, sealed.plan, sealed.key, sealed.store)
     with pytest.raises(Refusal) as caught:
-        folding.total({A: sha256})
+        folding.total({A: digest})
     assert caught.value.code is Code.UPDATE_MISSING
 
 
@@ -267,6 +303,6 @@ def test_the_hold_out_metrics_are_means_weighted_by_what_was_held_out(sealed: Se
         A: sealed.bring(A, replace(GOOD, holdout_examples=10, metrics={"loss": 1.0, "accuracy": 0.5})),
         B: sealed.bring(B, replace(GOOD, holdout_examples=30, metrics={"loss": 2.0, "accuracy": 0.9})),
     }
-    for device, sha256 in digests.items():
-        folding.consider(device, sha256)
+    for device, digest in digests.items():
+        folding.consider(device, digest)
     assert folding.total(digests).metrics() == pytest.approx({"loss": 1.75, "accuracy": 0.8})

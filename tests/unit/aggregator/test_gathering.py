@@ -106,8 +106,8 @@ def test_blocks_are_never_larger_than_asked_and_give_the_same(rule: Any, block_b
     sealed, folding, store = fed(plan, updates)
     with fetchers() as threads:
         where = [
-            Sealed(update_key(sealed.id, device, sha256), folding._context(device))
-            for device, sha256 in folding.counts().folded.items()
+            Sealed(update_key(sealed.id, device, digest), digest, folding._context(device))
+            for device, digest in folding.counts().folded.items()
         ]
         blocks = SealedBlocks(where, plan, sealed.key, store, threads, block_bytes=block_bytes)
         sizes = [rows.nbytes for _, rows in blocks.of(range(6))]
@@ -144,3 +144,13 @@ def test_a_window_that_was_changed_in_storage_since_it_was_checked_is_refused() 
     with pytest.raises(Refusal) as refusal:
         folding.total(folding.counts().folded)
     assert refusal.value.code is Code.UPDATE_TAMPERED
+
+
+def test_an_update_in_whose_place_another_sound_one_lies_since_it_was_counted_is_refused() -> None:
+    updates = updates_of(3)
+    sealed, folding, store = fed(plan_of("median"), updates)
+    device, digest = next(iter(folding.counts().folded.items()))
+    store.put(update_key(sealed.id, device, digest), sealed.seal(device, updates[device]))
+    with pytest.raises(Refusal) as refusal:
+        folding.total(folding.counts().folded)
+    assert refusal.value.code is Code.UPDATE_DIGEST

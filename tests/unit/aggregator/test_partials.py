@@ -131,13 +131,13 @@ def test_the_sum_is_the_same_to_the_last_bit_with_and_without_partial_sums(seale
     updates = updates_of(9)
     digests = {device: sealed.bring(device, update) for device, update in updates.items()}
     whole, cut = folding_of(sealed), folding_of(sealed)
-    for number, (device, sha256) in enumerate(digests.items()):
-        whole.consider(device, sha256)
+    for number, (device, digest) in enumerate(digests.items()):
+        whole.consider(device, digest)
         if number % 4 == 3:
             cut.save()
             cut = folding_of(sealed)
             cut.resume()
-        cut.consider(device, sha256 if number < 8 else sealed.bring(device, updates[device]))
+        cut.consider(device, digest if number < 8 else sealed.bring(device, updates[device]))
     expected = whole.total(digests)
     assert (cut.total(dict(cut.counts().folded)).mean() == expected.mean()).all()
     assert cut.total(dict(cut.counts().folded)).metrics() == expected.metrics()

@@ -70,8 +70,8 @@ def test_an_aggregator_that_was_restarted_publishes_the_same_bits(strategy: str)
         sealed = desk.round(number, base)
         record = bring(sealed, updates_of(5), np.random.default_rng(number).permutation(5))
         folding = Folding(sealed.descriptor, sealed.plan, sealed.key, desk.updates)
-        for device, sha256 in record.items():
-            folding.consider(device, sha256)
+        for device, digest in record.items():
+            folding.consider(device, digest)
         first = lasting.publish(sealed.descriptor, sealed.plan, folding.total(folding.counts().folded), sorted(record))
         written = desk.states()
         again = desk.close(sealed, record, Publisher(desk.models))

@@ -24,7 +24,8 @@ from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.ports import StoredObject
 from fedlearn.core.rounds import ModelRef
 from fedlearn.core.updates import Update
-from fedlearn.protocol.messages import Model, RoundOpening, RoundResult, UpdatesReport
+from fedlearn.protocol.envelope import digest_of
+from fedlearn.protocol.messages import Model, RoundOpening, RoundResult, UpdatesReport, UploadRequest
 from fedlearn.protocol.sealing import SealingKey
 from fedlearn.protocol.tensors import decode_vector
 from fedlearn.telemetry.metrics import aggregator as metrics
@@ -239,17 +240,22 @@ async def test_a_closed_round_takes_no_updates(house: House) -> None:
         assert set(result.contributors) == set(updates)
 
 
+def asking(digest: str, body: bytes = b"sealed") -> UploadRequest:
+    return UploadRequest(size_bytes=len(body), digest=digest, sha256=hashlib.sha256(body).hexdigest())
+
+
 async def test_what_is_granted_is_bound_and_bounded(house: House) -> None:
     async with house.rounds() as rounds:
         open_round = await rounds.open(ROUND, OPENING)
         body = house.sealed().seal(A, random_update(PLAN, 1))
-        digest = hashlib.sha256(body).hexdigest()
-        granted = rounds.desk.grant(open_round.folding, A, len(body), digest)
+        request = asking(digest_of(body), body)
+        granted = rounds.desk.grant(open_round.folding, A, request)
         assert house.updates.bucket.request("PUT", granted.url, body, granted.headers)[0] == 200
-        assert house.keys()[-1].endswith(f"updates/a/{digest}")
+        assert house.keys()[-1].endswith(f"updates/a/{digest_of(body)}")
         before = metrics.UPDATES.labels(Code.UPDATE_TOO_LARGE)._value.get()
+        larger = request.model_copy(update={"size_bytes": open_round.folding.max_update_bytes + 1})
         with pytest.raises(Refusal) as caught:
-            rounds.desk.grant(open_round.folding, A, open_round.folding.max_update_bytes + 1, digest)
+            rounds.desk.grant(open_round.folding, A, larger)
         assert caught.value.code is Code.UPDATE_TOO_LARGE
         assert metrics.UPDATES.labels(Code.UPDATE_TOO_LARGE)._value.get() - before == 1
 
@@ -261,9 +267,9 @@ async def test_a_counted_device_is_granted_no_other_update(house: House) -> None
         open_round, device = rounds.find(ROUND), next(iter(updates))
         counted = open_round.folding.folded_digest(device)
         assert counted is not None
-        rounds.desk.grant(open_round.folding, device, 100, counted)
+        rounds.desk.grant(open_round.folding, device, asking(counted))
         with pytest.raises(Refusal) as caught:
-            rounds.desk.grant(open_round.folding, device, 100, "0" * 64)
+            rounds.desk.grant(open_round.folding, device, asking("0" * 64))
         assert caught.value.code is Code.UPDATE_REPEATED
 
 

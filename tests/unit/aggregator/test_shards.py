@@ -159,8 +159,8 @@ def test_a_sum_whose_owner_has_not_closed_is_not_merged() -> None:
     first, second = (Folding(shared, PLAN, sealed.key, sealed.store, shard=number) for number in range(2))
     updates = updates_of(6)
     digests = {device: sealed.bring(device, update) for device, update in updates.items()}
-    for device, sha256 in digests.items():
-        (first, second)[shard_of(device, 2)].consider(device, sha256)
+    for device, digest in digests.items():
+        (first, second)[shard_of(device, 2)].consider(device, digest)
     second.save()
     with pytest.raises(Outage):
         first.others()

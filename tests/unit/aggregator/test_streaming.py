@@ -61,9 +61,9 @@ def test_the_sum_is_the_same_to_the_last_bit_as_of_updates_held_as_a_whole(
     assert (streamed.examples, streamed.metrics()) == (whole.examples, whole.metrics())
 
 
-def reads_of_one(sealed: SealedRound, store: Counting, sha256: str) -> int:
+def reads_of_one(sealed: SealedRound, store: Counting, digest: str) -> int:
     before = store.reads
-    folding_of(sealed).consider(A, sha256)
+    folding_of(sealed).consider(A, digest)
     return store.reads - before
 
 
@@ -79,8 +79,8 @@ def test_an_outage_between_two_windows_is_gone_on_from_and_counts_once(sealed: S
             folding.consider(A, digests[A])
         assert folding.counts().folded == {}
         store.fails_at = None
-        for device, sha256 in digests.items():
-            folding.consider(device, sha256)
+        for device, digest in digests.items():
+            folding.consider(device, digest)
         total = folding.total(digests)
         assert total.updates == 3  # type: ignore[attr-defined] - a weighted sum
         assert np.abs(total.mean() - weighted_mean(updates)).max() < 1e-12
@@ -93,17 +93,17 @@ def test_a_storage_that_gives_other_bytes_the_second_time_spoils_nothing_that_is
     digests = {device: sealed.bring(device, update) for device, update in updates.items()}
     reads = reads_of_one(sealed, store, digests[A])
     folding = folding_of(sealed)
-    others = {device: sha256 for device, sha256 in digests.items() if device != A}
-    for device, sha256 in list(others.items())[:2]:
-        folding.consider(device, sha256)
+    others = {device: digest for device, digest in digests.items() if device != A}
+    for device, digest in list(others.items())[:2]:
+        folding.consider(device, digest)
     store.reads, store.changes_at = 0, reads - 1  # its last span, when the others have been added
     with pytest.raises(Refusal) as caught:
         folding.consider(A, digests[A])
     assert caught.value.code is Code.UPDATE_TAMPERED
     store.changes_at = None
     folding.save()
-    for device, sha256 in others.items():
-        folding.consider(device, sha256)
+    for device, digest in others.items():
+        folding.consider(device, digest)
     total = folding.total(others)
     assert np.abs(total.mean() - weighted_mean({device: updates[device] for device in others})).max() < 1e-12
     assert folding.counts().refused == {A: Code.UPDATE_TAMPERED}

@@ -109,7 +109,7 @@ class Services:
     async def place(self, round_id: RoundId, request: UploadRequest, ticket: str) -> UploadGrant:
         self._perhaps_fail("place")
         self.tickets.add(ticket)
-        key = update_key(ROUND, DEVICE, request.sha256)
+        key = update_key(ROUND, DEVICE, request.digest)
         return self.round.store.sign_put(key, size_bytes=request.size_bytes, sha256=request.sha256, seconds=60)
 
     async def done(self, round_id: RoundId, hint: UploadDone, ticket: str) -> None:
@@ -168,7 +168,7 @@ async def test_a_device_trains_seals_and_uploads_its_delta() -> None:
     assert services.dropped == []
     assert services.tickets == {"the ticket"}
     folding = Folding(services.round.descriptor, PLAN, services.round.key, services.round.store)
-    folding.consider(DEVICE, services.told[0].sha256)
+    folding.consider(DEVICE, services.told[0].digest)
     total = folding.total(folding.counts().folded)
     base = decode_model(BASE_FILE, PLAN)
     learner = SyntheticLearner(PLAN)

@@ -1,4 +1,3 @@
-import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.updates import Update
 from fedlearn.device.outbox import Outbox
 from fedlearn.device.residuals import Residuals
-from fedlearn.protocol.envelope import UpdateContext, open_update
+from fedlearn.protocol.envelope import UpdateContext, digest_of, open_update
 from fedlearn.protocol.messages import Assignment, Model
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingKey
@@ -77,7 +76,7 @@ class Device:
             model_url="", seconds_left=60, ticket="",
         )  # fmt: skip
         parcel = await self.outbox.pack(Update(delta.copy(), examples=10), KEY.public, assignment, self.plan, seed)
-        assert parcel.sha256 == hashlib.sha256(parcel.body).hexdigest()
+        assert parcel.digest == digest_of(parcel.body)
         self.server.rounds = number
         if not counts:
             self.server.lost.add(number)

@@ -1,3 +1,4 @@
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ from fedlearn.core.ids import RoundId, TaskId
 from fedlearn.core.updates import Update, validate_update
 from fedlearn.protocol.envelope import (
     UpdateContext,
+    digest_of,
     layout_of,
     open_envelope,
     open_metadata,
@@ -62,6 +64,31 @@ class TestRoundTrips:
             again = open_update(one, key=key, context=context, plan=plan, out=buffer)
             assert again.delta is buffer
             np.testing.assert_array_equal(buffer, sign * update.delta)
+
+    def test_an_envelope_is_known_by_its_header(
+        self, blob: bytes, update: Update, key: SealingKey, context: UpdateContext, plan: Plan
+    ) -> None:
+        digest, layout = digest_of(blob), layout_of(plan)
+        assert digest == hashlib.sha256(blob[: layout.header_bytes]).hexdigest()
+        assert digest == read_header(blob, layout, digest).digest.hex()
+        np.testing.assert_array_equal(open_update(blob, key=key, context=context, plan=plan, digest=digest).delta, update.delta)
+        other = seal(update, key=key.public, context=context, format=plan.update)
+        assert digest_of(other) != digest, "each envelope has a content key of its own"
+        for refused in (
+            lambda: open_update(other, key=key, context=context, plan=plan, digest=digest),
+            lambda: read_header(other, layout, digest),
+        ):
+            with pytest.raises(Refusal) as caught:
+                refused()
+            assert caught.value.code is Code.UPDATE_DIGEST
+
+    def test_what_begins_with_no_whole_header_has_no_digest(self, blob: bytes, plan: Plan) -> None:
+        nothing = bytearray(blob)
+        nothing[12:16] = bytes(4)  # windows of no coordinate
+        for wrong in (b"", blob[:43], blob[: layout_of(plan).header_bytes - 1], b"x" + blob[1:], bytes(nothing)):
+            with pytest.raises(Refusal) as caught:
+                digest_of(wrong)
+            assert caught.value.code is Code.UPDATE_MALFORMED
 
     def test_a_window_of_an_envelope_is_read_by_ranges(
         self, blob: bytes, update: Update, key: SealingKey, context: UpdateContext, plan: Plan
