@@ -278,6 +278,20 @@ def test_the_total_after_a_restart_is_the_same_to_the_last_bit(sealed: SealedRou
     assert (restarted.total(record).mean() == folding.total(record).mean()).all()
 
 
+def test_a_record_finds_its_updates_by_their_names_and_takes_no_other_in_their_place(
+    sealed: SealedRound, folding: Folding
+) -> None:
+    updates = updates_of(3)
+    record = {device: sealed.bring(device, update) for device, update in updates.items()}
+    assert np.abs(folding.total(record).mean() - weighted_mean(updates)).max() < 1e-9
+    device, digest = list(record.items())[1]
+    sealed.store.put(update_key(ROUND, device, digest), sealed.seal(device, updates[device]))
+    restarted = Folding(sealed.descriptor, sealed.plan, sealed.key, sealed.store)
+    with pytest.raises(Refusal) as caught:
+        restarted.total(record)
+    assert caught.value.code is Code.UPDATE_DIGEST
+
+
 def test_there_is_no_total_when_an_update_that_counts_is_gone(sealed: SealedRound) -> None:
     digest = sealed.bring(A, GOOD)
     sealed.store.delete([update_key(ROUND, A, digest)])
