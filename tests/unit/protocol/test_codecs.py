@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import RoundId, TaskId
+from fedlearn.core.rounding import BLOCK
 from fedlearn.core.sparsity import split
-from fedlearn.protocol.codecs import BLOCK, Int8, TopK, _pack, padded
+from fedlearn.protocol.codecs import Int8, TopK, _pack, padded
 from fedlearn.protocol.sealing import SealingKey
 from fedlearn.protocol.windows import Layout, Opening, open_vector, read_header, seal_vector
 
