@@ -83,8 +83,8 @@ void mean_of_ordered(double *restrict out, const float *restrict rows, size_t st
     }
 }
 
-/* To each block the scale that leaves no value beyond 127 steps, and to each value the steps below it and its chance of the
-   next one. 0 when a value is not finite: then the rest is not written. */
+/* scales[b] = the next float above the largest magnitude of block b / 127, or 0 if that is 0; codes[i] = floor(values[i] / its
+   block's scale + (chances[i] + 1/2) / 65536). 0 when a value is not finite: then the rest is not written. */
 FOR_ALL_PROCESSORS
 int round_blocks(float *restrict scales, int8_t *restrict codes, const float *restrict values, const uint16_t *restrict chances,
                  size_t count)

@@ -42,9 +42,9 @@ def round_blocks(values: Vector, chances: Chances, scales: Vector, codes: Codes)
     """Write each block's scale and each value's steps of it, at most 127 either way.
 
     A scale is the next float32 above the block's largest magnitude / 127, so that no value is beyond 127 steps and none has to
-    be clipped; it is 0 for a block of zeros. A value between two steps goes to the upper one when the chance r of 65,536 and a
-    half reaches it: up with the probability that is its fraction, to the next of 65,536, so the mean over all chances is off by
-    at most 2**-17 of a step, and by nothing for a whole number of steps.
+    be clipped; it is 0 for a block of zeros. A value of v steps gets floor(v + (chance + 1/2) / 65,536): it goes up with the
+    probability that is its fraction, rounded to a 65,536th. So the mean over all chances is off by about 2**-17 of a step at
+    most, and by nothing for a whole number of steps.
 
     Args:
         values: float32, shape (count,).
@@ -58,10 +58,9 @@ def round_blocks(values: Vector, chances: Chances, scales: Vector, codes: Codes)
     count, library = len(values), kernels.library()
     if (len(chances), len(scales), len(codes)) != (count, blocks(count), count):
         raise ValueError("values, chances, scales and codes don't have the same lengths")
-    arrays: tuple[npt.NDArray[Any], ...] = (scales, codes, values, chances)
-    types = (np.float32, np.int8, np.float32, np.uint16)
-    if library is not None and all(map(kernels.plain, arrays, types)):
-        finite = bool(library.round_blocks(*map(kernels.address, arrays), count))
+    arrays = _for_c((scales, np.float32), (codes, np.int8), (values, np.float32), (chances, np.uint16))
+    if library is not None and arrays is not None:
+        finite = bool(library.round_blocks(*arrays, count))
     else:
         finite = all(
             _round_by_numpy(
@@ -88,10 +87,18 @@ def scale_blocks(codes: Codes, scales: Vector, out: Vector, first: int = 0) -> N
     count, library = len(codes), kernels.library()
     if len(out) != count or first < 0 or blocks(first + count) > len(scales):
         raise ValueError("codes, scales and out don't fit one another")
-    if library is not None and all(map(kernels.plain, (out, codes, scales), (np.float32, np.int8, np.float32))):
-        library.scale_blocks(*map(kernels.address, (out, codes, scales)), first, count)
+    arrays = _for_c((out, np.float32), (codes, np.int8), (scales, np.float32))
+    if library is not None and arrays is not None:
+        library.scale_blocks(*arrays, first, count)
     else:
         _scale_by_numpy(codes, scales, out, first)
+
+
+def _for_c(*arrays: tuple[npt.NDArray[Any], type]) -> list[int] | None:
+    """Where they begin, if C sees all of them as they are."""
+    if not all(kernels.plain(array, dtype) for array, dtype in arrays):
+        return None
+    return [kernels.address(array) for array, _ in arrays]
 
 
 def _round_by_numpy(values: Vector, chances: Chances, scales: Vector, codes: Codes) -> bool:
