@@ -1,13 +1,18 @@
 """A knock at every port and socket that the storage's process opens: without a credential, nothing comes out."""
 
 import http.client
+import secrets
 import socket
 import ssl
 import stat
+import struct
+import time
+import tomllib
 from collections.abc import Iterator
 from dataclasses import astuple
 from pathlib import Path
 
+import jwt
 import pytest
 
 from fedlearn.local.certificates import write_certificates
@@ -41,8 +46,10 @@ PATHS = [
     *(f"/{volume},01637037d6" for volume in range(1, 6)),
 ]
 HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000")  # preface and empty SETTINGS: gRPC's start
-INNER = ("s3_grpc", "master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc")
+CERTIFIED = ("s3_grpc", "master", "master_grpc", "volume_grpc", "filer", "filer_grpc")
+INNER = (*CERTIFIED, "volume")
 each_inner_port = pytest.mark.parametrize("name", INNER)
+each_certified_port = pytest.mark.parametrize("name", CERTIFIED)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -97,7 +104,7 @@ def test_anonymous_gets_no_key_from_s3(storage: LocalStorage, action: str) -> No
 # --- all the others
 
 
-@each_inner_port
+@each_certified_port
 def test_plain_http_gets_nothing(storage: LocalStorage, name: str) -> None:
     for path in PATHS:
         for method in ("GET", "PUT", "POST", "DELETE"):
@@ -122,10 +129,31 @@ def test_tls_with_a_certificate_of_another_authority_gets_nothing(storage: Local
         over_tls(port(storage, name), context(tmp_path))
 
 
-@each_inner_port
+@each_certified_port
 def test_its_own_certificate_opens_the_door(storage: LocalStorage, name: str) -> None:
     """The knocks above would find something if a door stood open."""
     assert over_tls(port(storage, name), context(storage.log.parent / "config"))
+
+
+def test_the_volumes_tell_no_more_than_that_they_are_there(storage: LocalStorage) -> None:
+    for path in PATHS:
+        for method in ("GET", "HEAD", "PUT", "POST", "DELETE"):
+            status, answer = request(storage.ports.volume, method, path, None if method in ("GET", "HEAD") else b"forged")
+            assert status in (400, 401) or path == "/status"  # versions, sizes and numbers
+            assert SECRET not in answer
+            assert KEY.encode() not in answer
+
+
+def test_who_knows_where_an_object_lies_in_the_volumes_gets_it_with_their_own_token_alone(storage: LocalStorage) -> None:
+    written = tomllib.loads((storage.log.parent / "config" / "security.toml").read_text())["jwt"]
+    places = list(places_in_volumes(storage.log.parent / "data"))
+    reading = written["signing"]["read"]["key"]
+    assert SECRET in [request(storage.ports.volume, "GET", *with_token(place, reading))[1] for place in places]
+    for place in places:
+        for key in (written["signing"]["key"], written["filer_signing"]["read"]["key"], secrets.token_urlsafe(32)):
+            assert request(storage.ports.volume, "GET", *with_token(place, key))[0] == 401
+        for method in ("GET", "HEAD", "PUT", "POST", "DELETE"):
+            assert request(storage.ports.volume, method, f"/{place}")[0] == 401
 
 
 def test_unix_sockets_do_not_talk_without_a_certificate_either(storage: LocalStorage, tmp_path: Path) -> None:
@@ -142,6 +170,21 @@ def test_its_keys_are_in_files_for_its_own_user_alone(storage: LocalStorage) -> 
 
 
 # --- knocking
+
+
+def places_in_volumes(data: Path) -> Iterator[str]:
+    """What each object's bytes are called in the volumes, read from their indexes and, for the cookie, from the volumes."""
+    for index in data.glob("*.idx"):
+        volume, content = index.stem.rpartition("_")[2], index.with_suffix(".dat").read_bytes()
+        for number, low, high, _ in struct.iter_unpack(">QIBI", index.read_bytes()):
+            (cookie,) = struct.unpack_from(">I", content, (low | high << 32) * 8)
+            yield f"{volume},{number:x}{cookie:08x}"
+
+
+def with_token(place: str, key: str) -> tuple[str, None, dict[str, str]]:
+    """A path, no body, and headers with a token for it that `key` signs."""
+    token = jwt.encode({"fid": place, "exp": int(time.time()) + 60}, key, "HS256")
+    return f"/{place}", None, {"Authorization": f"Bearer {token}"}
 
 
 def port(storage: LocalStorage, name: str) -> int:

@@ -17,20 +17,17 @@
 {{- dict "identities" (list $reader $writer) | toPrettyJson -}}
 {{- end -}}
 
-{{/* security.toml: a client certificate for gRPC and for the HTTP between its parts, and signed tokens on top. Takes the seed. */}}
+{{/* security.toml: a client certificate for gRPC, master and filer; a signed token for each object in the volumes. Takes the seed. */}}
 {{- define "fedlearn.seaweedfs.security" -}}
 {{- $place := "/etc/seaweedfs" -}}
 [grpc]
 ca = "{{ $place }}/ca.pem"
-{{- range list "grpc.master" "grpc.volume" "grpc.filer" "grpc.s3" "grpc.client" "https.master" "https.volume" "https.filer" "https.client" }}
+{{- range list "grpc.master" "grpc.volume" "grpc.filer" "grpc.s3" "grpc.client" "https.master" "https.filer" }}
 [{{ . }}]
 cert = "{{ $place }}/node.pem"
 key = "{{ $place }}/node-key.pem"
 {{- if hasPrefix "https" . }}
 ca = "{{ $place }}/ca.pem"
-{{- end }}
-{{- if eq . "https.client" }}
-enabled = true
 {{- end }}
 {{- end }}
 {{- $seed := . }}

@@ -47,6 +47,7 @@ from fedlearn.telemetry.metrics import aggregator as metrics
 _log = log(__name__)
 Result = TypeVar("Result")
 _TELL_SECONDS = 10.0
+_GATHER_SECONDS = 0.1  # of 100 updates that come within 3 s, 30 words instead of 86
 
 
 class Rounds:
@@ -330,9 +331,11 @@ class Rounds:
             await asyncio.gather(*round_.folds)
 
     async def _report(self, round_: OpenRound) -> None:
-        """Tell the server who is counted; what gathers while one report is under way goes into the next."""
+        """Tell the server who is counted, but while more is being folded no more often than it needs to know."""
         while not round_.published:
             await round_.counted.wait()
+            if round_.folds:
+                await asyncio.wait(set(round_.folds), timeout=_GATHER_SECONDS)
             round_.counted.clear()
             counts = round_.folding.counts()
             report = UpdatesReport(reported=tuple(counts.folded), refused=dict(counts.refused.items()))

@@ -1,8 +1,8 @@
 """How the embedded SeaweedFS is configured: identities, ports, certificates and flags, hardened.
 
 Started plainly it has side doors: whoever reaches its filer reads every object, and its gRPC makes new keys. Here it listens on
-the loopback interface only, gRPC and the HTTP between its parts demand a client certificate, and the key that could sign
-another certificate is thrown away. Only the S3 port is left to knock at, with one identity per role.
+the loopback interface only, gRPC, master and filer demand a client certificate, and the key that could sign another one is
+thrown away; the volumes want a signed token for each object. Only the S3 port is left to knock at, with one identity per role.
 """
 
 import json
@@ -104,12 +104,15 @@ def is_free(port: int) -> bool:
 
 
 def security(certificates: Path) -> str:
-    """`security.toml`: a client certificate for gRPC and for the HTTP between its parts, and signed tokens on top of that."""
+    """`security.toml`: gRPC, master and filer demand a client certificate; the volumes a signed token for each object.
+
+    What objects hold goes from the volumes to the S3 gateway and back within one process, over the loopback interface: TLS
+    there cost a sixth of the storage's time (docs/decisions/0002-embedded-seaweedfs.md).
+    """
     authority, certificate, key = (json.dumps(str(certificates / name)) for name in ("ca.pem", "node.pem", "node-key.pem"))
     lines = [f"[grpc]\nca = {authority}"]
     lines += [f"[grpc.{part}]\ncert = {certificate}\nkey = {key}" for part in ("master", "volume", "filer", "s3", "client")]
-    lines += [f"[https.{part}]\ncert = {certificate}\nkey = {key}\nca = {authority}" for part in ("master", "volume", "filer")]
-    lines += [f"[https.client]\nenabled = true\ncert = {certificate}\nkey = {key}\nca = {authority}"]
+    lines += [f"[https.{part}]\ncert = {certificate}\nkey = {key}\nca = {authority}" for part in ("master", "filer")]
     lines += [
         f"[jwt.{use}]\nkey = {json.dumps(secrets.token_urlsafe(32))}"
         for use in ("signing", "signing.read", "filer_signing", "filer_signing.read")

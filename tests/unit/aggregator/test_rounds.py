@@ -1,5 +1,6 @@
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -181,6 +182,23 @@ async def test_counting_goes_on_when_one_report_is_refused(house: House) -> None
         await until(lambda: house.server.refuses_reports is None)
         rounds.uploaded(open_round, second, house.sealed().bring(second, updates[second]))
         await until(lambda: house.server.reported() == set(updates))
+
+
+async def test_of_many_updates_that_come_at_once_the_server_hears_in_few_words(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    updates, get_into = updates_of(40), house.updates.get_into
+
+    def slowly(key: str, out: memoryview, *, start: int = 0) -> int:
+        time.sleep(0.01)
+        return get_into(key, out, start=start)
+
+    monkeypatch.setattr(house.updates, "get_into", slowly)
+    async with house.rounds() as rounds:
+        await feed(house, rounds, updates)
+    assert len(house.server.reports) < len(updates) / 2
+    heard = [len(report.reported) for report in house.server.reports]
+    assert heard == sorted(heard)
 
 
 async def test_each_refusal_is_reported_with_its_code(house: House) -> None:
