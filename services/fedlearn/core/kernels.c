@@ -1,10 +1,12 @@
-/* The two loops that numpy takes several passes for; kernels.py calls them, and does the same without them.
+/* The loops that numpy takes several passes for: kernels.py calls those over updates, rounding.py those of int8. Both do the
+   same without them.
 
    They give the same bits on every processor: each column is added up by itself, in the order of the rows, and the compiler
    must not fuse a product with a sum (-ffp-contract=off). No pointer may be null, and every one is aligned. */
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #if defined(__x86_64__) && defined(__gnu_linux__)
 /* one copy for each kind of processor; which one runs is found out when the library is loaded */
@@ -17,7 +19,8 @@ enum {
     WINDOW = 4096, /* elements; of the sum they stay in the first-level cache */
     AT_ONCE = 8,   /* rows that are added while an element of the sum is in a register */
     LANES = 32,    /* columns that are sorted side by side */
-    MOST = 256     /* rows that are sorted; kernels.py knows this as well */
+    MOST = 256,    /* rows that are sorted; kernels.py knows this as well */
+    BLOCK = 1024   /* values that share a scale; rounding.py knows this as well */
 };
 
 #define ADD(MANY)                                                          \
@@ -77,5 +80,56 @@ void mean_of_ordered(double *restrict out, const float *restrict rows, size_t st
                 sums[i] += (double)wires[r][i];
         for (size_t i = 0; i < lanes; i++)
             out[start + i] = sums[i] / (double)kept;
+    }
+}
+
+/* scales[b] = the next float above the largest magnitude of block b / 127, or 0 if that is 0; codes[i] = floor(values[i] / its
+   block's scale + (chances[i] + 1/2) / 65536). 0 when a value is not finite: then the rest is not written. */
+FOR_ALL_PROCESSORS
+int round_blocks(float *restrict scales, int8_t *restrict codes, const float *restrict values, const uint16_t *restrict chances,
+                 size_t count)
+{
+    for (size_t start = 0; start < count; start += BLOCK) {
+        size_t end = count - start < BLOCK ? count : start + BLOCK;
+        int32_t largest = 0; /* without their signs, the bits of floats are in the order of the floats */
+        for (size_t i = start; i < end; i++) {
+            int32_t bits;
+            memcpy(&bits, values + i, sizeof bits);
+            bits &= INT32_MAX;
+            largest = bits > largest ? bits : largest;
+        }
+        if (largest >= 0x7f800000) /* infinity's; NaNs are above */
+            return 0;
+        float scale = 0.0f;
+        if (largest > 0) {
+            memcpy(&scale, &largest, sizeof scale);
+            scale /= 127.0f;
+            int32_t bits;
+            memcpy(&bits, &scale, sizeof bits);
+            bits++; /* the next float */
+            memcpy(&scale, &bits, sizeof scale);
+        }
+        scales[start / BLOCK] = scale;
+        float step = largest > 0 ? scale : 1.0f;
+        for (size_t i = start; i < end; i++) {
+            float steps = values[i] / step;
+            float raised = steps + ((float)chances[i] + 0.5f) * 0x1p-16f;
+            int32_t code = (int32_t)raised; /* towards 0; what is below 0 goes to the next below */
+            codes[i] = (int8_t)(code - ((float)code > raised));
+        }
+    }
+    return 1;
+}
+
+/* out[i] = codes[i] times its block's scale, where codes[0] is number `first` of what the scales belong to */
+FOR_ALL_PROCESSORS
+void scale_blocks(float *restrict out, const int8_t *restrict codes, const float *restrict scales, size_t first, size_t count)
+{
+    for (size_t start = 0, end; start < count; start = end) {
+        size_t left = BLOCK - (first + start) % BLOCK;
+        float scale = scales[(first + start) / BLOCK];
+        end = count - start < left ? count : start + left;
+        for (size_t i = start; i < end; i++)
+            out[i] = (float)codes[i] * scale;
     }
 }

@@ -1,10 +1,11 @@
-"""The two loops over updates that numpy takes several passes for, compiled from `kernels.c` where a compiler was when the
-package was installed. Without it numpy does the same, to the last bit, and more slowly.
+"""The loops over updates that numpy takes several passes for, compiled from `kernels.c` where a compiler was when the package
+was installed. Without it numpy does the same, to the last bit, and more slowly. Those of int8 are called by `rounding`.
 """
 
 import ctypes
 from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +25,21 @@ def load(path: str) -> ctypes.CDLL:
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
     library.add_weighted.argtypes = [pointer, pointer, pointer, size, size]
     library.mean_of_ordered.argtypes = [pointer, pointer, size, size, size, pointer, size, size, size]
-    library.add_weighted.restype = library.mean_of_ordered.restype = None
+    library.round_blocks.argtypes = [pointer, pointer, pointer, pointer, size]
+    library.scale_blocks.argtypes = [pointer, pointer, pointer, size, size]
+    library.add_weighted.restype = library.mean_of_ordered.restype = library.scale_blocks.restype = None
+    library.round_blocks.restype = ctypes.c_int
     return library
 
 
 def _find() -> ctypes.CDLL | None:
     spec = find_spec("fedlearn.core._kernels")
-    return load(spec.origin) if spec is not None and spec.origin is not None else None
+    if spec is None or spec.origin is None:
+        return None
+    try:
+        return load(spec.origin)
+    except AttributeError:  # compiled from an older kernels.c: as if it were not there, until the package is installed again
+        return None
 
 
 _library = _find()
@@ -39,6 +48,22 @@ _library = _find()
 def compiled() -> bool:
     """Whether the compiled loops are there."""
     return _library is not None
+
+
+def library() -> ctypes.CDLL | None:
+    """The compiled loops where they are there; whoever calls one has checked lengths, types and alignment."""
+    return _library
+
+
+def plain(vector: npt.NDArray[Any], dtype: type) -> bool:
+    """Whether C sees a vector as it is."""
+    return vector.dtype == dtype and vector.flags.c_contiguous and vector.flags.aligned
+
+
+def address(array: npt.NDArray[Any]) -> int:
+    """Where an array begins, for C."""
+    begin: int = array.__array_interface__["data"][0]
+    return begin
 
 
 def add_weighted(total: Floats, rows: Sequence[Vector] | npt.NDArray[np.float32], factors: Sequence[float] | Floats) -> None:
@@ -51,11 +76,11 @@ def add_weighted(total: Floats, rows: Sequence[Vector] | npt.NDArray[np.float32]
     factors = np.ascontiguousarray(factors, np.float64)
     if not all(row.shape == total.shape for row in rows) or len(rows) != len(factors):
         raise ValueError("rows, factors and total don't have the same lengths")
-    if _library is None or not _plain(total, np.float64) or not all(_plain(row, np.float32) for row in rows):
+    if _library is None or not plain(total, np.float64) or not all(plain(row, np.float32) for row in rows):
         _add_by_numpy(total, rows, factors)
         return
-    addresses = np.array([_address(row) for row in rows], np.uintp)
-    _library.add_weighted(_address(total), _address(addresses), _address(factors), len(rows), len(total))
+    addresses = np.array([address(row) for row in rows], np.uintp)
+    _library.add_weighted(address(total), address(addresses), address(factors), len(rows), len(total))
 
 
 def orders(rows: npt.NDArray[np.float32], out: Floats) -> bool:
@@ -63,8 +88,8 @@ def orders(rows: npt.NDArray[np.float32], out: Floats) -> bool:
     return (
         _library is not None
         and 0 < len(rows) <= _MOST
-        and all(_plain(row, np.float32) for row in rows[:2])
-        and (_plain(out, np.float64) and rows.strides[0] % rows.itemsize == 0 and rows.strides[0] >= 0)
+        and all(plain(row, np.float32) for row in rows[:2])
+        and (plain(out, np.float64) and rows.strides[0] % rows.itemsize == 0 and rows.strides[0] >= 0)
     )
 
 
@@ -79,25 +104,15 @@ def mean_of_ordered(rows: npt.NDArray[np.float32], network: npt.NDArray[np.uint1
     if out.shape != rows.shape[1:] or not 0 <= kept.start < kept.stop <= len(rows) or network.max(initial=0) >= len(rows):
         raise ValueError("network, kept and out don't fit the rows")
     _library.mean_of_ordered(
-        _address(out),
-        _address(rows),
+        address(out),
+        address(rows),
         rows.strides[0] // rows.itemsize,
         *rows.shape,
-        _address(np.ascontiguousarray(network)),
+        address(np.ascontiguousarray(network)),
         len(network),
         kept.start,
         len(kept),
     )
-
-
-def _plain(vector: npt.NDArray[np.float32] | Floats, dtype: type) -> bool:
-    """Whether C sees a vector as it is."""
-    return vector.dtype == dtype and vector.flags.c_contiguous and vector.flags.aligned
-
-
-def _address(array: npt.NDArray[np.generic]) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address
 
 
 def _add_by_numpy(total: Floats, rows: Sequence[Vector] | npt.NDArray[np.float32], factors: Floats) -> None:

@@ -32,7 +32,7 @@ from fedlearn.telemetry.metrics import device as metrics
 _log = log(__name__)
 _TELL_SECONDS = 5.0
 _LEAST_SECONDS = 1e-6
-_ASK_AGAIN_SECONDS = 0.5
+_FIRST_ASK_SECONDS, _ASK_AGAIN_SECONDS = 2.0, 0.5
 _LOOK_SECONDS = 1.0
 _NOBODY_TO_TELL = frozenset({Code.ROUND_CLOSED, Code.NOT_SELECTED, Code.TASK_UNKNOWN})
 
@@ -151,8 +151,12 @@ class Agent:
             _log.info("the server takes no word of it", code=error.code)
 
     async def _while_wanted(self, round_id: RoundId) -> None:
-        """Ends with `round_closed` when the round needs no more reports: what this device does is in vain then."""
+        """Ends with `round_closed` when the round needs no more reports: what this device does is in vain then.
+
+        Who has done its part before the first question is worth it need not ask.
+        """
         seconds = self._checkin.wait_seconds
+        await asyncio.sleep(_FIRST_ASK_SECONDS)
         while True:
             try:
                 await persist(lambda: self._workshop.server.wanted(round_id, self._home.slot, seconds))

@@ -42,9 +42,13 @@ def build_app(settings: DeviceSettings) -> FastAPI:
         compute=compute,
     )
     hand = Hand(settings.aggregator_url) if settings.manual else None
+    seconds, probe = settings.checkin_seconds, Probe(settings.conditions_file)
 
     def settle(home: Home) -> Agent:
-        return _agent(home, workshop, AggregatorClient(*aggregators), settings, hand)
+        aggregator = AggregatorClient(*aggregators)
+        if hand is None:
+            return Agent(home, workshop, aggregator, seconds, probe)
+        return ManualAgent(home, workshop, aggregator, seconds, hand=hand)
 
     residents = [
         Resident(slot, read, settle, workshop.server, dataset=settings.dataset, runtime=runtime)
@@ -80,13 +84,6 @@ def build_app(settings: DeviceSettings) -> FastAPI:
     if hand is not None:
         app.include_router(step_routes(hand))
     return app
-
-
-def _agent(home: Home, workshop: Workshop, aggregator: AggregatorClient, settings: DeviceSettings, hand: Hand | None) -> Agent:
-    seconds, probe = settings.checkin_seconds, Probe(settings.conditions_file)
-    if hand is None:
-        return Agent(home, workshop, aggregator, seconds, probe)
-    return ManualAgent(home, workshop, aggregator, seconds, hand=hand)
 
 
 def main(settings: DeviceSettings) -> None:

@@ -1,6 +1,9 @@
 """How this device is at the moment: what its owner's file says, and the memory that is free."""
 
 import json
+import math
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from fedlearn.core.eligibility import Conditions
@@ -9,22 +12,34 @@ from fedlearn.telemetry.logs import log
 _log = log(__name__)
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
+_MEMORY_SECONDS = 0.5  # all devices of a process ask for it, each once a second
 
 
 class Probe:
-    """Reads the conditions anew at each call.
+    """Reads the conditions at each call; of the free memory what was read within half a second.
 
     Args:
         file: a JSON object with `idle`, `charging`, `unmetered`, kept current by whoever watches the machine; what it omits
             is true. None for a machine that is always all three. While the file can't be read, the device is none of them.
     """
 
-    def __init__(self, file: Path | None, *, meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> None:
-        self._file, self._meminfo, self._cgroup = file, meminfo, cgroup
+    def __init__(
+        self,
+        file: Path | None,
+        *,
+        meminfo: Path = _MEMINFO,
+        cgroup: Path = _CGROUP,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._file, self._meminfo, self._cgroup, self._clock = file, meminfo, cgroup, clock
+        self._free: int | None = None
+        self._free_until = -math.inf
         self._told = False
 
     def __call__(self) -> Conditions:
-        free = free_memory_bytes(self._meminfo, self._cgroup)
+        if self._clock() >= self._free_until:
+            self._free, self._free_until = free_memory_bytes(self._meminfo, self._cgroup), self._clock() + _MEMORY_SECONDS
+        free = self._free
         if self._file is None:
             return Conditions(free_memory_bytes=free)
         try:

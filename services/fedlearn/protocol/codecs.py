@@ -6,23 +6,19 @@ What a window may decode to is known before: no byte of it is unpacked before it
 import struct
 import threading
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import zstandard
 
 from fedlearn.core.errors import Code, Refusal
+from fedlearn.core.rounding import blocks, draw, round_blocks, scale_blocks
 
 Encoding = Literal["float32", "float16", "float64", "int8", "top_k"]
 Bytes = bytes | bytearray | memoryview
 
-BLOCK: Final = 1024
-"""So many neighbouring coordinates share an int8 scale."""
-
-_STEPS = np.float32(127)
 _ENTRY_BYTES = 6  # of top_k: a gap of 4 bytes and a value of 2
-_ZSTD_LEVEL = 1
 _LENGTH = struct.Struct("<I")
 
 
@@ -76,9 +72,7 @@ class Plain:
 
 @dataclass(frozen=True, slots=True)
 class Int8:
-    """Steps of a scale per block, rounded up or down by chance so that the mean is the value itself; then packed.
-
-    QSGD, Alistarh et al. 2017, section 3.1, with s = 127 and the largest magnitude of a block in place of its length.
+    """Steps of a scale per block, rounded by chance (`core.rounding`); then packed.
 
     Args:
         exact: the places in the window, from and to, in order, that stay float32 and are in no block.
@@ -92,61 +86,36 @@ class Int8:
         return _longest(self._size(elements))
 
     def encode(self, part: npt.NDArray[Any], rng: np.random.Generator) -> Bytes:
-        if not self.exact:
-            return _pack(b"".join(self._rounded(part, rng)))
-        exact = np.concatenate([part[start:stop] for start, stop in self.exact]).astype("<f4")
-        if not np.isfinite(exact).all():
-            raise Refusal(Code.UPDATE_NOT_FINITE, "A value is NaN or infinite.")
-        scales, codes = self._rounded(np.concatenate([part[start:stop] for start, stop in self._between(len(part))]), rng)
-        return _pack(scales + exact.tobytes() + codes)
-
-    @staticmethod
-    def _rounded(part: npt.NDArray[Any], rng: np.random.Generator) -> tuple[bytes, bytes]:
-        """Scales and codes."""
-        count = len(part)
-        blocks = np.zeros((-(-count // BLOCK), BLOCK), np.float32)
-        blocks.reshape(-1)[:count] = part
-        largest = np.maximum(blocks.max(axis=1, initial=0), -blocks.min(axis=1, initial=0))
-        if not np.isfinite(largest).all():
-            raise Refusal(Code.UPDATE_NOT_FINITE, "A value is NaN or infinite.")
-        # the next number above, so that no value is beyond 127 steps and none has to be clipped
-        scales = np.where(largest > 0, np.nextafter(largest / _STEPS, np.float32(np.inf)), np.float32(0))
-        np.divide(blocks, scales[:, None], out=blocks, where=scales[:, None] > 0)
-        steps = np.floor(blocks)
-        blocks -= steps  # exact: what is left to the next step, from 0 to 1
-        steps += rng.random(blocks.shape, np.float32) < blocks
-        codes = steps.reshape(-1)[:count].astype(np.int8)
-        return scales.astype("<f4").tobytes(), codes.tobytes()
+        raw = np.empty(self._size(len(part)), np.uint8)
+        scales, exact, codes = self._sections(raw, len(part))
+        if self.exact:
+            np.concatenate([part[start:stop] for start, stop in self.exact], out=exact)
+            if not np.isfinite(exact).all():
+                raise Refusal(Code.UPDATE_NOT_FINITE, "A value is NaN or infinite.")
+            part = np.concatenate([part[start:stop] for start, stop in self._between(len(part))])
+        round_blocks(part, draw(rng, len(part)), scales, codes)
+        return _pack(raw.data)
 
     def decode(self, plain: Bytes, out: npt.NDArray[Any]) -> None:
-        raw = _unpack(plain, self._size(len(out)), exactly=True)
-        kept = self._kept
-        count = len(out) - kept
-        blocks = -(-count // BLOCK)
-        scales = np.frombuffer(raw, "<f4", blocks)
-        codes = np.frombuffer(raw, np.int8, count, offset=4 * (blocks + kept))
-        if not kept:
-            self._values(scales, codes, out)
-            return
-        values, exact = np.empty(count, np.float32), np.frombuffer(raw, "<f4", kept, offset=4 * blocks)
-        self._values(scales, codes, values)
-        for places, source in ((self._between(len(out)), values), (self.exact, exact)):
-            taken = 0
-            for start, stop in places:
-                out[start:stop] = source[taken : taken + stop - start]
-                taken += stop - start
+        raw = np.frombuffer(_unpack(plain, self._size(len(out)), exactly=True), np.uint8)
+        scales, exact, codes = self._sections(raw, len(out))
+        taken = 0
+        for start, stop in self._between(len(out)):
+            scale_blocks(codes[taken : taken + stop - start], scales, out[start:stop], taken)
+            taken += stop - start
+        taken = 0
+        for start, stop in self.exact:
+            out[start:stop] = exact[taken : taken + stop - start]
+            taken += stop - start
 
-    @staticmethod
-    def _values(scales: npt.NDArray[Any], codes: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
-        count = len(codes)
-        whole = count // BLOCK * BLOCK
-        with np.errstate(over="ignore", invalid="ignore"):  # whoever takes the update looks whether it is finite
-            if whole:
-                np.multiply(
-                    codes[:whole].reshape(-1, BLOCK), scales[: whole // BLOCK, None], out=out[:whole].reshape(-1, BLOCK)
-                )
-            if whole < count:
-                np.multiply(codes[whole:], scales[-1], out=out[whole:])
+    def _sections(
+        self, raw: npt.NDArray[np.uint8], elements: int
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int8]]:
+        """Where a window's content has its scales, the exact values and the codes."""
+        kept = self._kept
+        of_scales = blocks(elements - kept)
+        floats = raw[: 4 * (of_scales + kept)].view("<f4")
+        return floats[:of_scales], floats[of_scales:], raw[4 * (of_scales + kept) :].view(np.int8)
 
     @property
     def _kept(self) -> int:
@@ -159,7 +128,7 @@ class Int8:
 
     def _size(self, elements: int) -> int:
         rounded = elements - self._kept
-        return 4 * -(-rounded // BLOCK) + 4 * self._kept + rounded
+        return 4 * (blocks(rounded) + self._kept) + rounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,15 +212,19 @@ def _joined(planes: bytes, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
 
 # --- zstd (RFC 8878)
 
+# Level 1, and of its table a sixteenth: what is to be found in numbers by chance is how often each comes, and hardly any that
+# come again. Negative levels would not pack that.
+_ZSTD = zstandard.ZstdCompressionParameters.from_level(1, hash_log=10)
 _threads = threading.local()  # neither a compressor nor a decompressor may serve two threads at once
 
 
-def _pack(raw: bytes) -> bytes:
+def _pack(raw: Bytes) -> bytes:
     """A frame of zstd behind its length, and zeros behind it."""
     if not hasattr(_threads, "compressor"):
-        _threads.compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=False)
+        _threads.compressor = zstandard.ZstdCompressor(compression_params=_ZSTD)
     frame: bytes = _threads.compressor.compress(raw)
-    return (_LENGTH.pack(len(frame)) + frame).ljust(padded(_LENGTH.size + len(frame)), b"\0")
+    length = _LENGTH.size + len(frame)
+    return b"".join((_LENGTH.pack(len(frame)), frame, bytes(padded(length) - length)))
 
 
 def _unpack(packed: Bytes, size: int, *, exactly: bool) -> bytes:

@@ -1,12 +1,7 @@
-"""The compiled loops and numpy give the same bits. The C file is compiled here, so what is tested is what stands there."""
+"""The compiled loops over updates and numpy give the same bits."""
 
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from ctypes import CDLL
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,32 +10,7 @@ from fedlearn.core import kernels, robust
 from fedlearn.core.aggregation import WeightedSum
 from fedlearn.core.updates import Update
 
-ROOT = Path(__file__).parents[3]
 LENGTHS = (1, 2, 31, 4095, 4096, 4097, 20_001)
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> CDLL:
-    if shutil.which("cc") is None:
-        pytest.skip("there is no compiler")
-    out = tmp_path_factory.mktemp("kernels")
-    build = [sys.executable, "setup.py", "--quiet", "build_ext", "--build-lib", out, "--build-temp", out / "objects"]
-    strict = {**os.environ, "CFLAGS": "-Wall -Wextra -Wpedantic -Werror"}
-    subprocess.run(build, cwd=ROOT, env=strict, check=True)
-    (built,) = (out / "fedlearn" / "core").iterdir()
-    return kernels.load(str(built))
-
-
-@pytest.fixture
-def both(library: CDLL, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Two turns for a loop: the first compiled, the second by numpy."""
-
-    def turns() -> Iterator[None]:
-        for way in (library, None):
-            monkeypatch.setattr(kernels, "_library", way)
-            yield
-
-    return turns()
 
 
 def values(kind: str, shape: tuple[int, int], seed: int = 0) -> np.ndarray:

@@ -25,6 +25,16 @@ def test_the_file_is_read_anew_each_time(tmp_path: Path) -> None:
     assert conditions() == Conditions(unmetered=False)
 
 
+def test_the_free_memory_is_read_anew_every_half_second(tmp_path: Path) -> None:
+    meminfo, now = tmp_path / "meminfo", [0.0]
+    conditions = Probe(None, meminfo=meminfo, cgroup=NOTHING, clock=lambda: now[0])
+    found = []
+    for now[0], free in ((0.0, 4), (0.4, 3), (0.6, 2)):
+        meminfo.write_text(f"MemAvailable: {free} kB\n")
+        found.append(conditions().free_memory_bytes)
+    assert found == [4096, 4096, 2048]
+
+
 @pytest.mark.parametrize("text", [None, "", "{", "[]", "3"])
 def test_while_nobody_says_how_the_device_is_it_is_not_eligible(tmp_path: Path, text: str | None) -> None:
     file = tmp_path / "conditions.json"

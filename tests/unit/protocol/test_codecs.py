@@ -2,7 +2,7 @@
 
 import threading
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import RoundId, TaskId
+from fedlearn.core.rounding import BLOCK
 from fedlearn.core.sparsity import split
-from fedlearn.protocol.codecs import BLOCK, Int8, TopK, _pack, padded
+from fedlearn.protocol.codecs import Int8, TopK, _pack, padded
 from fedlearn.protocol.sealing import SealingKey
 from fedlearn.protocol.windows import Layout, Opening, open_vector, read_header, seal_vector
 
@@ -296,3 +297,16 @@ class TestExact:
             Code.UPDATE_NOT_FINITE,
             lambda: seal_vector(vector, b"{}", key=KEY.public, info=b"", layout=self.LAYOUT, rng=rng()),
         )
+
+    def test_compiled_and_by_numpy_a_window_is_the_same_bytes_and_values(self, both: Iterator[None]) -> None:
+        vector, codec = normal(5000), Int8(((0, 3), (1000, 1100), (2048, 2060), (2061, 2062), (4990, 5000)))
+        made = []
+        for _ in both:
+            out = np.full(5000, np.nan, np.float32)
+            window = codec.encode(vector, rng())
+            codec.decode(window, out)
+            made.append((bytes(window), out.tobytes()))
+        assert made[0] == made[1]
+
+    def test_one_that_is_nothing_but_exact_has_no_blocks(self) -> None:
+        np.testing.assert_array_equal(through(Int8(((0, 2000),)), normal(2000)), normal(2000))
