@@ -80,6 +80,8 @@ dir = "/data/names"
 - -filer.port=8888
 - -filer.port.grpc=18888
 - -filer.localSocket=/tmp/filer.sock
+# twice as many chunks of a model are on their way at once; most updates are one all the same
+- -filer.maxMB=2
 - -filer.disableHttp=true
 - -master.port=9333
 - -master.port.grpc=19333

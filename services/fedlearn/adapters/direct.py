@@ -1,4 +1,4 @@
-"""GETs by signed URL straight into the caller's memory: no copies, and a fraction of what a call through boto3 costs.
+"""GETs and PUTs by signed URL, straight into the caller's memory or out of it: a fraction of what a call through boto3 costs.
 
 It only ever succeeds or says that it has not: what to do about a status or an outage is known in `objects`, which then asks
 again in its own way.
@@ -7,13 +7,14 @@ again in its own way.
 import http.client
 import ssl
 import weakref
+from collections.abc import Callable, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
 _SECONDS: Final = 10
 
 
-class DirectReader:
+class Direct:
     """As many connections to one endpoint as calls at a time; safe for threads."""
 
     def __init__(self, endpoint_url: str) -> None:
@@ -24,11 +25,18 @@ class DirectReader:
 
     def read_into(self, url: str, out: memoryview, start: int) -> int | None:
         """The object's bytes from `start` on into `out`, as many as fit: how many; None for any other answer."""
+        return self._with_connection(lambda connection: _read(connection, url, out, start))
+
+    def write(self, url: str, headers: Mapping[str, str], body: bytes | memoryview) -> bool:
+        """Whether the storage says that it has the object now."""
+        return self._with_connection(lambda connection: _write(connection, url, headers, body)) is not None
+
+    def _with_connection(self, call: Callable[[http.client.HTTPConnection], int | None]) -> int | None:
         while True:
             # list.pop and list.append are atomic
             connection, idle = (self._idle.pop(), True) if self._idle else (self._connect(), False)
             try:
-                count = _read(connection, url, out, start)
+                count = call(connection)
             except (OSError, http.client.HTTPException):
                 connection.close()
                 if not idle:  # the storage may have closed one that was idle
@@ -44,8 +52,7 @@ class DirectReader:
 
 
 def _read(connection: http.client.HTTPConnection, url: str, out: memoryview, start: int) -> int | None:
-    parts = urlsplit(url)
-    connection.request("GET", f"{parts.path}?{parts.query}", headers={"Range": f"bytes={start}-{start + len(out) - 1}"})
+    connection.request("GET", _target(url), headers={"Range": f"bytes={start}-{start + len(out) - 1}"})
     answer = connection.getresponse()
     due = answer.length
     if answer.status != 206 or due is None or due > len(out):
@@ -59,6 +66,20 @@ def _read(connection: http.client.HTTPConnection, url: str, out: memoryview, sta
         got += count
     answer.close()
     return got
+
+
+def _write(
+    connection: http.client.HTTPConnection, url: str, headers: Mapping[str, str], body: bytes | memoryview
+) -> int | None:
+    connection.request("PUT", _target(url), body, dict(headers))
+    answer = connection.getresponse()
+    answer.read()
+    return len(body) if answer.status == 200 else None
+
+
+def _target(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.path}?{parts.query}"
 
 
 def _close(connections: list[http.client.HTTPConnection]) -> None:

@@ -111,7 +111,7 @@ class MemoryObjectStore:
         out[: len(body)] = body
         return len(body)
 
-    def put(self, key: str, body: bytes | memoryview) -> None:
+    def put(self, key: str, body: bytes | memoryview, *, sha256: str | None = None) -> None:  # noqa: ARG002 - the port's
         objects = self._write()
         with self.bucket.lock:
             objects[key] = bytes(body)

@@ -71,7 +71,7 @@ class Publisher:
         body = file.finish(self._put_state(task, state))  # before the model, so that no model names a state that is not there
         sha256 = hashlib.sha256(body).hexdigest()
         ref = ModelRef(descriptor.base.version + 1, model_key(task, descriptor.round, sha256), sha256, len(body))
-        self._models.put(ref.key, body)
+        self._models.put(ref.key, body, sha256=sha256)
         self._last = _Base(sha256, file.weights, state) if not large else None
         return RoundResult(
             model=Model.of(ref), contributors=tuple(contributors), examples=total.examples, metrics=total.metrics()
@@ -92,7 +92,7 @@ class Publisher:
         served = Model(
             version=base.version, key=served_key(base.key), sha256=hashlib.sha256(body).hexdigest(), size_bytes=len(body)
         )
-        self._models.put(served.key, body)
+        self._models.put(served.key, body, sha256=served.sha256)
         return served
 
     def _base(self, descriptor: Descriptor, plan: Plan) -> tuple[State, Iterator[tuple[slice, Vector]]]:
@@ -121,7 +121,7 @@ class Publisher:
             return None
         body = encode_state(state)
         sha256 = hashlib.sha256(body).hexdigest()
-        self._models.put(state_key(task, sha256), body)
+        self._models.put(state_key(task, sha256), body, sha256=sha256)
         return sha256
 
     def _get_state(self, task: TaskId, sha256: str | None, plan: Plan) -> State:

@@ -65,8 +65,12 @@ class ObjectStore(Protocol):
         """
         ...
 
-    def put(self, key: str, body: bytes | memoryview) -> None:
-        """Write the object, whole or not at all; an object of that key is replaced."""
+    def put(self, key: str, body: bytes | memoryview, *, sha256: str | None = None) -> None:
+        """Write the object, whole or not at all; an object of that key is replaced.
+
+        Args:
+            sha256: of the body, where the caller has made it already.
+        """
         ...
 
     def put_once(self, key: str, body: bytes) -> bool:

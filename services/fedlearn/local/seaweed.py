@@ -163,6 +163,8 @@ def flags(directory: Path, ports: Ports) -> Sequence[str]:
         "filer.port": ports.filer,
         "filer.port.grpc": ports.filer_grpc,
         "filer.localSocket": "filer.sock",
+        # twice as many chunks of a model are on their way at once; most updates are one all the same
+        "filer.maxMB": 2,
         "filer.disableHttp": "true",
         "master.port": ports.master,
         "master.port.grpc": ports.master_grpc,

@@ -38,8 +38,8 @@ class MortalStore(MemoryObjectStore):
             raise Dies
         return answer
 
-    def put(self, key: str, body: bytes | memoryview) -> None:
-        self._step("sum", lambda: super(MortalStore, self).put(key, body))
+    def put(self, key: str, body: bytes | memoryview, *, sha256: str | None = None) -> None:
+        self._step("sum", lambda: super(MortalStore, self).put(key, body, sha256=sha256))
 
     def put_once(self, key: str, body: bytes) -> bool:
         return bool(self._step("manifest", lambda: super(MortalStore, self).put_once(key, body)))
