@@ -9,7 +9,7 @@ import hashlib
 import random
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -28,7 +28,7 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as NotConnected
 
 from fedlearn.adapters.direct import Direct
-from fedlearn.adapters.s3 import S3Settings, s3_client
+from fedlearn.adapters.s3 import S3Settings, UrlSigner, s3_client
 from fedlearn.config import StorageSettings
 from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
 from fedlearn.core.ports import Part, StoredObject, UploadGrant
@@ -36,7 +36,6 @@ from fedlearn.telemetry.metrics import storage as metrics
 from fedlearn.telemetry.metrics.storage import Fault, Operation
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import (
         CompletedPartTypeDef,
         DeleteTypeDef,
@@ -67,8 +66,9 @@ class S3ObjectStore:
         self._client = s3_client(replace(settings, public_endpoint_url=None))
         # AWS' own endpoints may lie behind a proxy, and differ from bucket to bucket: boto3 knows about that
         self._direct = Direct(settings.endpoint_url) if settings.endpoint_url is not None else None
+        self._own = UrlSigner(bucket, replace(settings, public_endpoint_url=None))
         public = settings.public_endpoint_url or settings.endpoint_url
-        self._signer = s3_client(replace(settings, endpoint_url=public, public_endpoint_url=None))
+        self._public = UrlSigner(bucket, replace(settings, endpoint_url=public, public_endpoint_url=None))
 
     def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
         if length == 0:
@@ -94,7 +94,7 @@ class S3ObjectStore:
             return 0
         if self._direct is not None:
             with metrics.SECONDS.labels(Operation.GET).time():
-                url = self._sign("get_object", key, {}, _SIGNED_SECONDS, self._client)
+                url = self._sign(self._own, "GET", key, _SIGNED_SECONDS)
                 count = self._direct.read_into(url, out, start)
             if count is not None:
                 metrics.READ_BYTES.inc(count)
@@ -108,10 +108,10 @@ class S3ObjectStore:
             self._put_in_parts(key, memoryview(body))
             return
         if self._direct is not None and sha256 is not None:
-            bound = {"ContentLength": len(body), "ChecksumSHA256": _checksum(sha256)}
-            url = self._sign("put_object", key, bound, _SIGNED_SECONDS, self._client)
+            headers = _bound(len(body), sha256)
             with metrics.SECONDS.labels(Operation.PUT).time():
-                written = self._direct.write(url, _bound_headers(len(body), sha256), body)
+                url = self._sign(self._own, "PUT", key, _SIGNED_SECONDS, headers=headers)
+                written = self._direct.write(url, headers, body)
             if written:
                 metrics.WRITTEN_BYTES.inc(len(body))
                 return
@@ -165,13 +165,11 @@ class S3ObjectStore:
             self._delete(keys[first : first + _KEYS_PER_DELETE])
 
     def sign_get(self, key: str, *, seconds: int) -> str:
-        return self._sign("get_object", key, {}, seconds)
+        return self._sign(self._public, "GET", key, seconds)
 
     def sign_put(self, key: str, *, size_bytes: int, sha256: str, seconds: int) -> UploadGrant:
-        checksum = _checksum(sha256)
-        bound = {"ContentLength": size_bytes, "ChecksumSHA256": checksum, "IfNoneMatch": "*"}
-        url = self._sign("put_object", key, bound, seconds)
-        return UploadGrant(url, {**_bound_headers(size_bytes, sha256), "If-None-Match": "*"})
+        headers = {**_bound(size_bytes, sha256), "If-None-Match": "*"}
+        return UploadGrant(self._sign(self._public, "PUT", key, seconds, headers=headers), headers)
 
     def _put_in_parts(self, key: str, body: memoryview) -> None:
         """As one piece it would have to be sent anew, all of it, whenever the storage pauses for longer than a timeout."""
@@ -200,10 +198,8 @@ class S3ObjectStore:
     def sign_parts(self, key: str, upload_id: str, parts: Sequence[Part], *, seconds: int) -> Sequence[UploadGrant]:
         grants: list[UploadGrant] = []
         for number, part in enumerate(parts, start=1):
-            checksum = _checksum(part.sha256)
-            bound = {"ContentLength": part.size_bytes, "ChecksumSHA256": checksum, "UploadId": upload_id, "PartNumber": number}
-            url = self._sign("upload_part", key, bound, seconds)
-            grants.append(UploadGrant(url, _bound_headers(part.size_bytes, part.sha256)))
+            headers, params = _bound(part.size_bytes, part.sha256), {"uploadId": upload_id, "partNumber": str(number)}
+            grants.append(UploadGrant(self._sign(self._public, "PUT", key, seconds, headers=headers, params=params), headers))
         return grants
 
     def join_parts(self, key: str, upload_id: str, parts: Sequence[Part]) -> bool:
@@ -273,16 +269,14 @@ class S3ObjectStore:
 
     def _sign(
         self,
-        operation: Literal["get_object", "put_object", "upload_part"],
+        signer: UrlSigner,
+        method: Literal["GET", "PUT"],
         key: str,
-        bound: dict[str, Any],
         seconds: int,
-        signer: "S3Client | None" = None,
+        **bound: Mapping[str, str],
     ) -> str:
         try:
-            return (signer or self._signer).generate_presigned_url(
-                operation, Params={"Bucket": self._bucket, "Key": key, **bound}, ExpiresIn=seconds
-            )
+            return signer.sign(method, key, seconds, **bound)
         except BotoCoreError as error:
             self._refuse(Operation.SIGN, key, error)
 
@@ -355,7 +349,7 @@ def object_store(settings: StorageSettings, bucket: str) -> S3ObjectStore:
     )
 
 
-def _bound_headers(size_bytes: int, sha256: str) -> dict[str, str]:
+def _bound(size_bytes: int, sha256: str) -> dict[str, str]:
     """What a signed URL of an upload is bound to, as it has to be sent."""
     return {"Content-Length": str(size_bytes), "x-amz-checksum-sha256": _checksum(sha256)}
 

@@ -1,11 +1,17 @@
-"""Clients of object storages: the only module that imports boto3, and their settings."""
+"""Clients of object storages: the only module that imports boto3, their settings, and their signed URLs."""
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import quote
 
 import boto3
+from botocore.auth import S3SigV4QueryAuth
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
+from botocore.credentials import Credentials
+from botocore.exceptions import NoCredentialsError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -48,6 +54,46 @@ def s3_client(settings: S3Settings) -> "S3Client":
                 config=_config(tls=settings.endpoint_url is None or settings.endpoint_url.startswith("https:")),
             )
         return _clients[settings]
+
+
+class UrlSigner:
+    """Signs URLs for one bucket: the same as boto3's `generate_presigned_url`, which takes three times as long."""
+
+    def __init__(self, bucket: str, settings: S3Settings) -> None:
+        self._start = f"{s3_client(settings).meta.endpoint_url}/{bucket}/"
+        self._region, self._credentials = settings.region, _credentials(settings)
+
+    def sign(
+        self,
+        method: Literal["GET", "PUT"],
+        key: str,
+        seconds: int,
+        *,
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
+    ) -> str:
+        """A URL that is good for so many seconds.
+
+        Args:
+            headers: what has to be sent with it, to the letter.
+
+        Raises:
+            BotoCoreError: without a credential.
+        """
+        if self._credentials is None:
+            raise NoCredentialsError
+        request = AWSRequest(
+            method, self._start + quote(key, safe="/~"), headers=dict(headers or {}), params=dict(params or {})
+        )
+        S3SigV4QueryAuth(self._credentials, "s3", self._region, expires=seconds).add_auth(request)
+        return str(request.url)
+
+
+def _credentials(settings: S3Settings) -> Credentials | None:
+    if settings.access_key is not None and settings.secret_key is not None:
+        return Credentials(settings.access_key, settings.secret_key)
+    with _session_lock:
+        return _session.get_credentials()
 
 
 def _config(*, tls: bool) -> Config:
