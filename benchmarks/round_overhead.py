@@ -19,7 +19,7 @@ from fedlearn.adapters.transfer import SignedTransfer
 from fedlearn.core.aggregation import WeightedSum
 from fedlearn.core.ids import RoundId, TaskId
 from fedlearn.core.learning import Examples
-from fedlearn.core.updates import Update, validate_update
+from fedlearn.core.updates import Update, check_claims
 from fedlearn.learning.synthetic import SyntheticLearner
 from fedlearn.protocol.envelope import UpdateContext, open_update, seal
 from fedlearn.protocol.sealing import SealingKey, SealingPublicKey
@@ -112,7 +112,7 @@ class Bare:
     def _fold(self, total: WeightedSum, name: str, key: str) -> None:
         body = self.updates.get(key)
         update = open_update(body, key=self.key, context=context(name), plan=PLAN)
-        validate_update(update, parameters=PLAN.parameters, max_examples=PLAN.max_examples)
+        check_claims(update, max_examples=PLAN.max_examples)
         total.fold(update)
 
     def stop(self) -> None:

@@ -28,7 +28,7 @@ from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, shard_of
 from fedlearn.core.ports import ObjectStore
 from fedlearn.core.robust import Floats
-from fedlearn.core.updates import Update, Vector, validate_update
+from fedlearn.core.updates import Update, Vector, check_claims
 from fedlearn.protocol.envelope import UpdateContext, layout_of, open_update
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingKey
@@ -373,7 +373,7 @@ class Folding:
         with metrics.OPEN_SECONDS.time():
             context = self._context(device)
             update = open_update(blob, key=self.key, context=context, plan=self.plan, digest=digest, out=opened)
-            validate_update(update, parameters=self.plan.parameters, max_examples=self.plan.max_examples)
+            check_claims(update, max_examples=self.plan.max_examples)
         return update
 
     def _fold(self, device: DeviceId, digest: str, update: Update, opened: Vector) -> None:

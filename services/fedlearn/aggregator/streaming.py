@@ -12,7 +12,7 @@ import numpy as np
 
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ports import ObjectStore
-from fedlearn.core.updates import Update, Vector, validate_update
+from fedlearn.core.updates import Update, Vector, check_claims
 from fedlearn.protocol.envelope import Metadata, Opening, UpdateContext, layout_of, open_envelope, open_metadata, read_header
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingKey
@@ -50,7 +50,7 @@ class Reader:
         self._plan, self._key, self._store, self._layout = plan, key, store, layout_of(plan)
 
     def check(self, key: str, digest: str, context: UpdateContext) -> Checked:
-        """Read all of an update and check it as `open_update` and `validate_update` do.
+        """Read all of an update and check it as `open_update` and `check_claims` do.
 
         Raises:
             Refusal: as these, and `not_found`.
@@ -67,11 +67,9 @@ class Reader:
         start, length = header.span(0)
         sealed = self._store.get(key, start=start, length=length)
         checked = Checked(key, opening, open_metadata(opening, sealed, context))
-        no_delta = Update(np.zeros(0, np.float32), *_claims(checked))
-        validate_update(no_delta, parameters=0, max_examples=self._plan.max_examples)
-        for window in self.windows(checked, 1):
-            part = Update(window.delta, checked.metadata.examples)
-            validate_update(part, parameters=len(window.delta), max_examples=self._plan.max_examples)
+        check_claims(checked.update, max_examples=self._plan.max_examples)
+        for _ in self.windows(checked, 1):
+            pass
         return checked
 
     def windows(self, checked: Checked, first: int) -> Iterator[Window]:
@@ -112,8 +110,3 @@ class Reader:
                 raise Refusal(Code.UPDATE_MALFORMED, f"{got} of {length} bytes are there from {start} on.")
 
         return _ahead.submit(fetch)
-
-
-def _claims(checked: Checked) -> tuple[int, int, dict[str, float]]:
-    metadata = checked.metadata
-    return metadata.examples, metadata.holdout_examples, metadata.metrics

@@ -98,11 +98,11 @@ class WeightedSum(Tally):
         self._sum = np.zeros(self.parameters, dtype=np.float64)
 
     def fold(self, update: Update) -> None:
-        """Add one validated update (see `validate_update`), in place."""
+        """Add one checked update (see `core.updates`), in place."""
         self.fold_all([update])
 
     def fold_all(self, updates: Sequence[Update], threads: Executor | None = None, cores: int = 1) -> None:
-        """Add validated updates, in place; to the last bit what folding one after the other gives, but in fewer passes.
+        """Add checked updates, in place; to the last bit what folding one after the other gives, but in fewer passes.
 
         Args:
             threads: where up to `cores` parts of the vector are added at once; not those that the caller runs in.

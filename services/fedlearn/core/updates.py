@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,24 +29,28 @@ class Update:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-def validate_update(update: Update, *, parameters: int, max_examples: int) -> None:
-    """Check an update against its plan.
+def check_claims(update: Update, *, max_examples: int) -> None:
+    """Check what an update says of itself against its plan.
 
     Raises:
-        Refusal: `update_shape`, `update_dtype`, `update_not_finite` or `update_examples`.
+        Refusal: `update_examples`, or `update_not_finite` for a metric.
     """
-    if update.delta.shape != (parameters,):
-        raise Refusal(Code.UPDATE_SHAPE, f"The delta's shape is {update.delta.shape}, the plan's ({parameters},).")
-    if update.delta.dtype != np.float32:
-        raise Refusal(Code.UPDATE_DTYPE, f"The delta's dtype is {update.delta.dtype}, not float32.")
     if not 1 <= update.examples <= max_examples:
         raise Refusal(Code.UPDATE_EXAMPLES, f"{update.examples} examples; the plan allows 1 to {max_examples}.")
     if not 0 <= update.holdout_examples <= max_examples:
         raise Refusal(Code.UPDATE_EXAMPLES, f"{update.holdout_examples} held out; the plan allows 0 to {max_examples}.")
-    # one pass without a temporary: a sum is finite only if no element is NaN or infinite, unless it overflows
-    with np.errstate(over="ignore", invalid="ignore"):
-        finite = bool(np.isfinite(np.dot(update.delta, update.delta))) or bool(np.isfinite(update.delta).all())
-    if not finite:
-        raise Refusal(Code.UPDATE_NOT_FINITE, "The delta holds NaN or infinity.")
     if not all(np.isfinite(value) for value in update.metrics.values()):
         raise Refusal(Code.UPDATE_NOT_FINITE, "A metric is NaN or infinite.")
+
+
+def check_finite(values: npt.NDArray[Any]) -> None:
+    """Check a delta, or a window of one.
+
+    Raises:
+        Refusal: `update_not_finite`.
+    """
+    # one pass without a temporary: a sum is finite only if no element is NaN or infinite, unless it overflows
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = bool(np.isfinite(np.dot(values, values))) or bool(np.isfinite(values).all())
+    if not finite:
+        raise Refusal(Code.UPDATE_NOT_FINITE, "The delta holds NaN or infinity.")

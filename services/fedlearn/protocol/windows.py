@@ -19,6 +19,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fedlearn.core.errors import Code, Refusal
+from fedlearn.core.updates import check_finite
 from fedlearn.protocol.codecs import NAMES, Bytes, Codec, Encoding, Int8, Plain, TopK, codec_of
 from fedlearn.protocol.sealing import CONTENT_KEY_BYTES, WRAPPED_BYTES, SealingKey, SealingPublicKey
 
@@ -297,7 +298,8 @@ class Opening:
             out: contiguous, float32 (float64 for that encoding), shape (elements of the window,).
 
         Raises:
-            Refusal: as `metadata`; `update_malformed` or `update_too_large` for what does not unpack to this window.
+            Refusal: as `metadata`; `update_malformed` or `update_too_large` for what does not unpack to this window;
+                `update_not_finite`.
         """
         self._check_length(index, sealed)
         layout = self.header.layout
@@ -309,11 +311,11 @@ class Opening:
                 self._cipher.decrypt_into(nonce, sealed, self.header.digest, target.data.cast("B"))
                 if target is not out:
                     out[:] = target
-                return
-            plain = self._cipher.decrypt(nonce, sealed, self.header.digest)
+            else:
+                codec.decode(self._cipher.decrypt(nonce, sealed, self.header.digest), out)
         except InvalidTag as error:
             raise self._tampered(index) from error
-        codec.decode(plain, out)
+        check_finite(out)  # now, while it is in the cache
 
     def _check_length(self, index: int, sealed: Bytes) -> None:
         due = self.header.span(index).length

@@ -24,7 +24,7 @@ from fedlearn.learning.models import get_weights, model_of, plan_weights, set_we
 from fedlearn.learning.runtime import keras
 from fedlearn.learning.tasks import Task
 from fedlearn.learning.training import KerasLearner
-from fedlearn.protocol.envelope import UpdateContext, seal
+from fedlearn.protocol.envelope import UpdateContext, digest_of, seal
 from fedlearn.protocol.messages import Model, RoundResult
 from fedlearn.protocol.plans import name_codec as codec
 from fedlearn.protocol.sealing import SealingKey
@@ -141,7 +141,7 @@ class Round:
             task=ROUND.task, round=ROUND.number, device=device, plan_digest=self.plan.digest, base_sha256=self.base.sha256
         )
         body = seal(update, key=self.key.public, context=context, format=self.plan.update)
-        digest = hashlib.sha256(body).hexdigest()
+        digest = digest_of(body)
         self.updates.put(update_key(ROUND, device, digest), body)
         return digest
 

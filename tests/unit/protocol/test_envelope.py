@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import RoundId, TaskId
-from fedlearn.core.updates import Update, validate_update
+from fedlearn.core.updates import Update, check_claims
 from fedlearn.protocol.envelope import (
     UpdateContext,
     digest_of,
@@ -39,7 +39,7 @@ class TestRoundTrips:
         again = open_update(blob, key=key, context=context, plan=plan)
         np.testing.assert_array_equal(again.delta, update.delta)
         assert replace(again, delta=update.delta) == update
-        validate_update(again, parameters=plan.parameters, max_examples=plan.max_examples)
+        check_claims(again, max_examples=plan.max_examples)
 
     def test_float16_takes_half_the_bytes_and_rounds(
         self, update: Update, blob: bytes, key: SealingKey, context: UpdateContext, make_plan: Callable[..., Plan]
@@ -50,7 +50,7 @@ class TestRoundTrips:
         again = open_update(half, key=key, context=context, plan=plan)
         assert again.delta.dtype == np.float32
         np.testing.assert_allclose(again.delta, update.delta, rtol=2**-11, atol=2**-25)
-        validate_update(again, parameters=plan.parameters, max_examples=plan.max_examples)
+        check_claims(again, max_examples=plan.max_examples)
 
     def test_no_envelope_is_longer_than_the_plan_says(self, blob: bytes, plan: Plan) -> None:
         assert len(blob) <= layout_of(plan).max_bytes
@@ -233,7 +233,7 @@ class TestMetadata:
     def test_a_metric_that_is_not_finite_gets_no_further_than_the_validation(self, value: str) -> None:
         blob = sealed_saying(json.dumps(self.GOOD).replace("0.5", value).encode())
         with pytest.raises(Refusal) as refusal:
-            validate_update(open_update(blob, key=KEY, context=CONTEXT, plan=PLAN), parameters=3, max_examples=10)
+            check_claims(open_update(blob, key=KEY, context=CONTEXT, plan=PLAN), max_examples=10)
         assert refusal.value.code is Code.UPDATE_NOT_FINITE
 
 
