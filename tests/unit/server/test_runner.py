@@ -1,4 +1,5 @@
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable
 
@@ -8,6 +9,7 @@ import pytest
 from fedlearn.core import rounds
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
+from fedlearn.core.ports import Task
 from fedlearn.core.rounds import Phase, Standing
 from fedlearn.server.runner import TaskRunner
 from support.desk import Desk, until
@@ -288,18 +290,30 @@ async def test_a_server_that_comes_back_goes_on_with_the_round_it_finds(desk: De
         await later.coordinator.stop()
 
 
-async def test_word_that_comes_before_the_round_is_loaded_waits_for_it(desk: Desk) -> None:
+async def test_word_that_comes_before_the_round_is_loaded_waits_for_it(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = await desk.drive(desk.add_task())
     round_ = await take_part(desk, runner)
     await desk.coordinator.stop()
+    may_read, read_task = threading.Event(), desk.store.task
+
+    def late(task: TaskId) -> Task:
+        assert may_read.wait(5)
+        return read_task(task)
+
     later = Desk(desk.store)
+    monkeypatch.setattr(desk.store, "task", late)  # the first that a runner reads
     await later.coordinator.start()
     try:
         runner = later.runner()
+        telling = asyncio.create_task(runner.tell(round_.id, counted(A)))
+        await asyncio.sleep(0.1)
         assert runner.round is None
-        await runner.tell(round_.id, counted(A))
+        assert not telling.done()
+        may_read.set()
+        await telling
         assert later.round(1).participants[A].standing is Standing.REPORTED
     finally:
+        may_read.set()
         await later.coordinator.stop()
 
 
