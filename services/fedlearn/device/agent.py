@@ -190,17 +190,20 @@ class Agent:
         self._aggregator = self._aggregators.at(assignment.aggregator)
         self._session.note("v")
         key = await workshop.sealing_key(round_id)
+        before = await self._outbox.last_counted(assignment, tools.plan)
+        stop = Stop()
+
+        def make() -> Parcel:
+            # both in one go: a delta is as large as the model, and should not wait for other devices' trainings
+            update = self._train(tools, weights, round_id, stop, assignment.local_steps)
+            return self._outbox.pack(update, key, assignment, tools.plan, seed=self._seed(round_id), before=before)
+
         in_context = contextvars.copy_context().run  # so that its log lines name round and device
-        loop = asyncio.get_running_loop()
-        stop, wanted = Stop(), assignment.local_steps
         try:
-            update = await loop.run_in_executor(
-                workshop.compute, in_context, self._train, tools, weights, round_id, stop, wanted
-            )
+            parcel = await asyncio.get_running_loop().run_in_executor(workshop.compute, in_context, make)
         except BaseException:
             stop.set()  # the thread is the process's only one: other rounds wait for it
             raise
-        parcel = await self._outbox.pack(update, key, assignment, tools.plan, self._seed(round_id))
         await self._upload(round_id, assignment.ticket, parcel)
 
     def _train(self, tools: Tools, weights: Weights, round_id: RoundId, stop: Stop, wanted_steps: int | None = None) -> Update:

@@ -1,6 +1,5 @@
 """From an update to the bytes that leave the device: what `top_k` keeps back, rounding, and the seal."""
 
-import asyncio
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -38,23 +37,14 @@ class Outbox:
     def __init__(self, server: ServerClient, residuals: Residuals) -> None:
         self._server, self._residuals = server, residuals
 
-    async def pack(self, update: Update, key: SealingPublicKey, assignment: Assignment, plan: Plan, seed: int) -> Parcel:
-        """Make an update ready; its delta may be changed.
-
-        Args:
-            seed: of this device in this round; it decides how int8 rounds, so that the same training gives the same values.
+    async def last_counted(self, assignment: Assignment, plan: Plan) -> int | None:
+        """The round whose residual goes on, where the plan keeps any; without a file nobody is asked.
 
         Raises:
-            Refusal: as `seal`.
-            Outage: `disk_full`; `server_unreachable`.
+            Outage: `server_unreachable`.
         """
-        if plan.update.encoding == "top_k":
-            before = await self._last_counted(assignment)
-            update = await asyncio.to_thread(self._largest, update, assignment, plan, before)
-        return await asyncio.to_thread(self._seal, update, key, assignment, plan, seed)
-
-    async def _last_counted(self, assignment: Assignment) -> int | None:
-        """The round whose residual goes on; without any file nobody is asked."""
+        if plan.update.encoding != "top_k":
+            return None
         task = TaskId(assignment.task)
         rounds = self._residuals.rounds(task, assignment.plan_digest)
         earlier = [number for number in rounds if number < assignment.round]
@@ -64,6 +54,23 @@ class Outbox:
         views = {number: await persist(partial(self._server.round, RoundId(task, number))) for number in earlier}
         device = DeviceId(assignment.device)
         return last_counted(device, earlier, assignment.model.version, versions=versions, view=views.__getitem__)
+
+    def pack(
+        self, update: Update, key: SealingPublicKey, assignment: Assignment, plan: Plan, *, seed: int, before: int | None
+    ) -> Parcel:
+        """Make an update ready, in this thread; its delta may be changed.
+
+        Args:
+            seed: of this device in this round; it decides how int8 rounds, so that the same training gives the same values.
+            before: as `last_counted` told it.
+
+        Raises:
+            Refusal: as `seal`.
+            Outage: `disk_full`.
+        """
+        if plan.update.encoding == "top_k":
+            update = self._largest(update, assignment, plan, before)
+        return self._seal(update, key, assignment, plan, seed)
 
     def _largest(self, update: Update, assignment: Assignment, plan: Plan, before: int | None) -> Update:
         round_id, delta = RoundId(TaskId(assignment.task), assignment.round), update.delta

@@ -6,6 +6,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
+from functools import partial
 from typing import TypeVar
 
 from fastapi import APIRouter
@@ -146,7 +147,10 @@ class ManualAgent(Agent):
 
         async def send() -> tuple[None, Told]:
             key = await workshop.sealing_key(round_id)
-            parcel = await self._outbox.pack(update, key, assignment, tools.plan, self._seed(round_id))
+            before = await self._outbox.last_counted(assignment, tools.plan)
+            seed = self._seed(round_id)
+            pack = partial(self._outbox.pack, update, key, assignment, tools.plan, seed=seed, before=before)
+            parcel = await asyncio.to_thread(pack)
             await self._upload(round_id, assignment.ticket, parcel)
             hand.last_sent = round_id.number
             happened = (
