@@ -43,6 +43,7 @@ REACHED = {
 }
 """Statuses that must have come: else the requests don't reach what they are meant to try."""
 often = st.sampled_from([True, True, False])
+whose = st.sampled_from(["the right one's", "the right one's", "another's", "nobody's"])
 right = methodcaller("as_strategy", generation_mode=Mode.POSITIVE)
 wrong = methodcaller("as_strategy", generation_mode=Mode.NEGATIVE)
 bounded = settings(max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
@@ -99,13 +100,13 @@ def ticket(world: World) -> str:
 
 
 class Caller:
-    """Sends each request as it was made, or with names and values that exist; with the right credential, or none."""
+    """Sends each request as it was made, or with what exists put in; with the right credential, another role's, or none."""
 
     def __init__(self, tokens: Mapping[str, str], ticket: str) -> None:
         self._tokens, self._ticket = tokens, ticket
         self.seen = Counter[int]()
 
-    def send(self, case: schemathesis.Case, *, real: bool, known: bool) -> None:
+    def send(self, case: schemathesis.Case, *, real: bool, token: str) -> None:
         tag = (case.operation.definition.raw.get("tags") or [""])[0]
         if real:
             self._make_real(case, tag)
@@ -114,8 +115,12 @@ class Caller:
             if isinstance(part, dict):
                 part["wait_seconds"] = 0
         case.headers.pop("Authorization", None)
-        headers = {"Authorization": f"Bearer {self._tokens[tag]}"} if known and tag in self._tokens else {}
-        self.seen[case.call_and_validate(checks=CHECKS, headers=headers).status_code] += 1
+        self.seen[case.call_and_validate(checks=CHECKS, headers=self._credential(tag, token)).status_code] += 1
+
+    def _credential(self, tag: str, token: str) -> dict[str, str]:
+        others = [of for other, of in self._tokens.items() if other != tag]
+        given = {"the right one's": self._tokens.get(tag), "another's": others[0] if others else None}.get(token)
+        return {"Authorization": f"Bearer {given}"} if given else {}
 
     def _make_real(self, case: schemathesis.Case, tag: str) -> None:
         # the aggregator's server closes and sweeps another round than the one that devices bring updates to
@@ -140,9 +145,9 @@ def test_each_answer_is_a_documented_one(
         operation = result.ok()
 
         @bounded
-        @given(case=right(operation) | wrong(operation), real=often, known=often)
-        def answers_as_documented(case: schemathesis.Case, real: bool, known: bool) -> None:
-            caller.send(case, real=real, known=known)
+        @given(case=right(operation) | wrong(operation), real=often, token=whose)
+        def answers_as_documented(case: schemathesis.Case, real: bool, token: str) -> None:
+            caller.send(case, real=real, token=token)
 
         try:
             answers_as_documented()
