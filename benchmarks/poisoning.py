@@ -188,7 +188,7 @@ def main() -> None:
     console = Console()
     console.print(table)
     draw(found, options.out)
-    console.print(f"{options.out}; {time.monotonic() - began:.0f} s")
+    console.print(f"{time.monotonic() - began:.0f} s")
 
 
 if __name__ == "__main__":

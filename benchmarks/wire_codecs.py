@@ -242,7 +242,7 @@ def draw(results: dict[str, dict[str, Found]], bare: int, path: Path) -> None:
         axis.bar_label(bars, fmt="%.3g", padding=3)
         axis.set(title=f"{title} ({next(iter(results))})", xscale="log", xlim=(1e-3 if row else 0.8, None))
         axis.invert_yaxis()
-        axis.margins(x=0.25)
+        axis.margins(x=0.35)
     axes[0][0].legend(frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=110, metadata={"Software": None})
@@ -262,7 +262,7 @@ def main() -> None:
     for dataset, found in results.items():
         console.print(table(dataset, found, bare))
     draw(results, bare, options.out)
-    console.print(f"{options.out}; {time.monotonic() - began:.0f} s")
+    console.print(f"{time.monotonic() - began:.0f} s")
 
 
 if __name__ == "__main__":
