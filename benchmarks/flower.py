@@ -10,21 +10,13 @@ simulated, where it is the process that starts Ray), and our aggregator. Flower 
 """
 
 import argparse
-import json
 import os
-import shutil
-import signal
-import socket
 import statistics
-import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -32,11 +24,11 @@ from deployments import CNN_SHAPES, peak_megabytes, random_vector, seconds_from_
 from drawing import OURS, THEIRS, bars, canvas
 from fedlearn.core.aggregation import WeightedSum
 from fedlearn.core.updates import Update
+from flower_programs import Flower, Rounds
 from results import Figure, show
 
 CORES = len(os.sched_getaffinity(0))
 PARTS = ("sum", "deployed", "simulated")
-APP = Path(__file__).parent / "peers" / "flower"
 PARAMETERS = sum(int(np.prod(shape)) for shape in CNN_SHAPES)
 UPDATES, TURNS = 100, 5
 DEPLOYED_CLIENTS, DEPLOYED_ROUNDS = 10, 5
@@ -44,114 +36,6 @@ SIMULATED = {10: 10, 100: 5}
 SIMULATED_TURNS = 3
 CODECS = ("int8", "float32")
 ROUNDS = 10
-_LONGEST_SECONDS = 900.0
-
-
-class Rounds(NamedTuple):
-    """The seconds of a round, the median without the first, and the peak memory of the process that aggregates, in MB."""
-
-    seconds: float
-    megabytes: float
-
-
-class Flower:
-    """Flower's programs, and a directory for what they write."""
-
-    def __init__(self, environment: Path, directory: Path) -> None:
-        self.bin, self._directory = environment.resolve() / "bin", directory
-        home = directory / "flwr"
-        home.mkdir()
-        self._environ = os.environ | {
-            "FLWR_HOME": str(home),
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(APP),
-        }
-        self._home = home
-
-    def sum_seconds(self) -> float:
-        """The median of one process's turns."""
-        command = [self.bin / "python", APP / "aggregate.py", str(UPDATES), str(TURNS)]
-        printed = subprocess.run(command, env=self._environ, check=True, capture_output=True, text=True).stdout
-        return statistics.median(json.loads(printed)["seconds"])
-
-    def simulate(self, clients: int, rounds: int) -> "Rounds":
-        """On the simulation engine."""
-        out = self._directory / f"simulated-{clients}.json"
-        with (self._directory / f"simulated-{clients}.log").open("w") as log:
-            environ = self._environ | _asked(clients, rounds, out)
-            command = [self.bin / "python", APP / "simulate.py"]
-            subprocess.run(command, env=environ, check=True, stdout=log, stderr=log, timeout=_LONGEST_SECONDS)
-        return _rounds(out)
-
-    def deploy(self, clients: int, rounds: int) -> "Rounds":
-        """A SuperLink with as many SuperNodes."""
-        out, port = self._directory / "deployed.json", _free_port()
-        link = f"127.0.0.1:{port}"
-        connection = f'[superlink]\ndefault = "bench"\n[superlink.bench]\naddress = "{link}"\ninsecure = true\n'
-        (self._home / "config.toml").write_text(connection)
-        with ExitStack() as running:
-            at = ["--insecure", "--host", "127.0.0.1"]
-            environ = self._environ | _asked(clients, rounds, out)
-            running.enter_context(self._program("superlink", environ, "flower-superlink", *at, "--port", str(port)))
-            _wait_for(port)
-            for number in range(clients):
-                node = ["flower-supernode", *at, "--superlink", link, "--port", str(_free_port())]
-                running.enter_context(self._program(f"supernode-{number}", environ, *node))
-            app = self._directory / "app"
-            shutil.copytree(APP, app, ignore=shutil.ignore_patterns("__pycache__"))
-            subprocess.run([self.bin / "flwr", "run", app, "bench"], env=environ, check=True, capture_output=True, timeout=120)
-            until = time.monotonic() + _LONGEST_SECONDS
-            while not out.exists():
-                if time.monotonic() > until:
-                    raise TimeoutError("Flower's rounds have not ended.")
-                time.sleep(0.5)
-        return _rounds(out)
-
-    @contextmanager
-    def _program(self, name: str, environ: dict[str, str], *command: str) -> Iterator[None]:
-        with (self._directory / f"{name}.log").open("w") as log:
-            process = subprocess.Popen(command, env=environ, stdout=log, stderr=log, start_new_session=True)
-            try:
-                yield
-            finally:
-                os.killpg(process.pid, signal.SIGTERM)
-                try:
-                    process.wait(10)
-                except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
-
-
-def _middle(turns: Sequence[Rounds]) -> Rounds:
-    """The medians of several turns."""
-    seconds, megabytes = zip(*turns, strict=True)
-    return Rounds(statistics.median(seconds), statistics.median(megabytes))
-
-
-def _asked(clients: int, rounds: int, out: Path) -> dict[str, str]:
-    return {"NULL_CLIENTS": str(clients), "NULL_ROUNDS": str(rounds), "NULL_OUT": str(out)}
-
-
-def _rounds(out: Path) -> Rounds:
-    found = json.loads(out.read_text())
-    start_and_ends = found["ends"]
-    return Rounds(statistics.median(later - earlier for earlier, later in pairwise(start_and_ends[1:])), found["megabytes"])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_for(port: int) -> None:
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.2)
-    raise TimeoutError("Flower's SuperLink does not listen.")
 
 
 class Beside:
@@ -171,7 +55,7 @@ class Beside:
         theirs, ours = list[float](), list[float]()
         with ThreadPoolExecutor(CORES) as threads:
             for _ in range(3):
-                theirs.append(size / self._flower.sum_seconds())
+                theirs.append(size / self._flower.sum_seconds(UPDATES, TURNS))
                 ours.append(size / statistics.median(_sum_seconds(updates, threads) for _ in range(TURNS)))
         ratio = statistics.median(our / their for our, their in zip(ours, theirs, strict=True))
         self.figures += [
@@ -230,6 +114,12 @@ class Beside:
         with canvas(path, 2, height=1.0 + 0.26 * len(colors)) as (seconds, megabytes):
             bars(seconds, self.seconds, colors, "seconds a round, without training")
             bars(megabytes, self.megabytes, colors, "peak memory of the process that aggregates, MB", "%.0f")
+
+
+def _middle(turns: Sequence[Rounds]) -> Rounds:
+    """The medians of several turns."""
+    seconds, megabytes = zip(*turns, strict=True)
+    return Rounds(statistics.median(seconds), statistics.median(megabytes))
 
 
 def _sum_seconds(updates: Sequence[Update], threads: ThreadPoolExecutor) -> float:

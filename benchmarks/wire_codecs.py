@@ -150,7 +150,7 @@ class Run:
             )
             began = time.perf_counter()
             update = Update(delta.copy(), examples=len(shard))
-            before = asyncio.run(self.boxes[index].last_counted(assignment, self.plan))
+            before = asyncio.run(self.boxes[index].round_before(assignment, self.plan))
             parcel = self.boxes[index].pack(update, key.public, assignment, self.plan, seed=own_seed, before=before)
             found.seconds.append(time.perf_counter() - began)
             found.up.append(len(parcel.body))

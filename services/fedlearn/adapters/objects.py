@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         GetObjectRequestTypeDef,
         ListMultipartUploadsRequestTypeDef,
         ListObjectsV2RequestTypeDef,
+        PutObjectRequestTypeDef,
     )
 
 Result = TypeVar("Result")
@@ -116,7 +117,10 @@ class S3ObjectStore:
                 metrics.WRITTEN_BYTES.inc(len(body))
                 return
         whole = bytes(body)  # copies a memoryview, which boto3 does not take; a file would cost more, in pieces of 16 KiB
-        self._call(Operation.PUT, key, lambda: self._client.put_object(Bucket=self._bucket, Key=key, Body=whole))
+        request: PutObjectRequestTypeDef = {"Bucket": self._bucket, "Key": key, "Body": whole}
+        if sha256 is not None:
+            request["ChecksumSHA256"] = _checksum(sha256)
+        self._call(Operation.PUT, key, lambda: self._client.put_object(**request))
         metrics.WRITTEN_BYTES.inc(len(whole))
 
     def put_once(self, key: str, body: bytes) -> bool:
@@ -273,10 +277,12 @@ class S3ObjectStore:
         method: Literal["GET", "PUT"],
         key: str,
         seconds: int,
-        **bound: Mapping[str, str],
+        *,
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, str] | None = None,
     ) -> str:
         try:
-            return signer.sign(method, key, seconds, **bound)
+            return signer.sign(method, key, seconds, headers=headers, params=params)
         except BotoCoreError as error:
             self._refuse(Operation.SIGN, key, error)
 

@@ -85,7 +85,8 @@ class UrlSigner:
         request = AWSRequest(
             method, self._start + quote(key, safe="/~"), headers=dict(headers or {}), params=dict(params or {})
         )
-        S3SigV4QueryAuth(self._credentials, "s3", self._region, expires=seconds).add_auth(request)
+        frozen = self._credentials.get_frozen_credentials()  # so that a renewal in between does not mix two of them
+        S3SigV4QueryAuth(frozen, "s3", self._region, expires=seconds).add_auth(request)
         return str(request.url)
 
 

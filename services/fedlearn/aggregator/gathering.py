@@ -48,8 +48,8 @@ class Blocks(Protocol):
 
 
 class SealedBlocks:
-    """The updates in object storage, read by ranges. They have been opened and checked before as a whole; its header
-    is held against its digest, and each window's seal is checked, again.
+    """The updates in object storage, read by ranges. They have been opened and checked before as a whole; here each header is
+    held against its digest, and each window's seal checked, once more.
 
     Args:
         key: the round's sealing key.

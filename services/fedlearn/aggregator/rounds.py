@@ -33,12 +33,13 @@ from fedlearn.aggregator.open_round import OpenRound
 from fedlearn.aggregator.pace import AtOnce, Pace
 from fedlearn.aggregator.peers import ServerClient
 from fedlearn.aggregator.publishing import Publisher
+from fedlearn.aggregator.reports import Reports
 from fedlearn.aggregator.sweeping import Sweeper
 from fedlearn.aggregator.uploads import UploadDesk
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.ports import ObjectStore, StoredObject, UploadGrant
-from fedlearn.protocol.messages import RoundOpening, RoundResult, UpdatesReport
+from fedlearn.protocol.messages import RoundOpening, RoundResult
 from fedlearn.protocol.plans import Plan, read_plan
 from fedlearn.protocol.sealing import SealingKey, SignedSealingKey
 from fedlearn.telemetry.logs import about, log
@@ -47,7 +48,6 @@ from fedlearn.telemetry.metrics import aggregator as metrics
 _log = log(__name__)
 Result = TypeVar("Result")
 _TELL_SECONDS = 10.0
-_GATHER_SECONDS = 0.1  # of 100 updates that come within 3 s, 30 words instead of 86
 
 
 class Rounds:
@@ -75,7 +75,7 @@ class Rounds:
         save_every: int = 100,
         shard: int = 0,
     ) -> None:
-        self._models, self._updates, self._identity, self._server = models, updates, identity, server
+        self._models, self._updates, self._identity, self._reports = models, updates, identity, Reports(server)
         self._min_cohort, self._upload_seconds = min_cohort, upload_seconds
         self.desk = UploadDesk(updates, upload_seconds)
         self._publisher, self._pace = Publisher(models), pace or AtOnce()
@@ -106,7 +106,7 @@ class Rounds:
                 await persist(partial(self._find_again, round_id))
             except Refusal as refusal:
                 _log.error("round can't be recovered", round=str(round_id), code=refusal.code, detail=refusal.detail)
-                lost.add(self._chore(self._tell_failure(round_id, refusal)))
+                lost.add(self._chore(self._reports.failure(round_id, refusal)))
         if lost:  # the server should know why before devices hear that these rounds take no updates, and drop out
             await asyncio.wait(lost, timeout=_TELL_SECONDS)
         self._recovered = True
@@ -283,7 +283,7 @@ class Rounds:
 
     def _begin(self, folding: Folding) -> OpenRound:
         round_ = self._rounds[folding.descriptor.id] = OpenRound(folding)
-        spawn(self._report(round_), round_.work)
+        spawn(self._reports.while_open(round_), round_.work)
         return round_
 
     # --- folding
@@ -330,20 +330,6 @@ class Rounds:
         if wait:
             await asyncio.gather(*round_.folds)
 
-    async def _report(self, round_: OpenRound) -> None:
-        """Tell the server who is counted, but while more is being folded no more often than it needs to know."""
-        while not round_.published:
-            await round_.counted.wait()
-            if round_.folds:
-                await asyncio.wait(set(round_.folds), timeout=_GATHER_SECONDS)
-            round_.counted.clear()
-            counts = round_.folding.counts()
-            report = UpdatesReport(reported=tuple(counts.folded), refused=dict(counts.refused.items()))
-            try:
-                await persist(partial(self._server.report_updates, round_.id, report))
-            except Refusal as refusal:
-                _log.warning("the server takes no report", round=str(round_.id), code=refusal.code, detail=refusal.detail)
-
     # --- closing
 
     def _close(self, round_: OpenRound) -> None:
@@ -361,12 +347,12 @@ class Rounds:
                     round_.result = await persist(lambda: self._result(round_))
                 result = round_.result
                 await self._pace.before_reporting(round_.id, result)
-                await persist(lambda: self._server.report_result(round_.id, result))
+                await self._reports.result(round_.id, result)
                 round_.published = True
                 _log.info("model published", version=result.model.version, contributors=len(result.contributors))
             except Refusal as refusal:
                 _log.error("round has no result", code=refusal.code, detail=refusal.detail)
-                await self._tell_failure(round_.id, refusal)
+                await self._reports.failure(round_.id, refusal)
 
     async def _hand_over(self, round_: OpenRound) -> None:
         """Leave this aggregator's part of the sum in storage, where the first aggregator finds it."""
@@ -379,12 +365,6 @@ class Rounds:
         if not round_.closed_before:
             await self.fold_stored(round_)
         return await self._closer.result(round_)
-
-    async def _tell_failure(self, round_id: RoundId, refusal: Refusal) -> None:
-        try:
-            await persist(lambda: self._server.report_failure(round_id, refusal))
-        except Refusal as answer:
-            _log.warning("the server takes no failure", code=answer.code, detail=answer.detail)
 
     # --- tasks and threads
 

@@ -190,7 +190,7 @@ class Agent:
         self._aggregator = self._aggregators.at(assignment.aggregator)
         self._session.note("v")
         key = await workshop.sealing_key(round_id)
-        before = await self._outbox.last_counted(assignment, tools.plan)
+        before = await self._outbox.round_before(assignment, tools.plan)
         stop = Stop()
 
         def make() -> Parcel:

@@ -37,7 +37,7 @@ class Outbox:
     def __init__(self, server: ServerClient, residuals: Residuals) -> None:
         self._server, self._residuals = server, residuals
 
-    async def last_counted(self, assignment: Assignment, plan: Plan) -> int | None:
+    async def round_before(self, assignment: Assignment, plan: Plan) -> int | None:
         """The round whose residual goes on, where the plan keeps any; without a file nobody is asked.
 
         Raises:
@@ -62,7 +62,7 @@ class Outbox:
 
         Args:
             seed: of this device in this round; it decides how int8 rounds, so that the same training gives the same values.
-            before: as `last_counted` told it.
+            before: as `round_before` told it.
 
         Raises:
             Refusal: as `seal`.

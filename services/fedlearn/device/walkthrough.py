@@ -147,7 +147,7 @@ class ManualAgent(Agent):
 
         async def send() -> tuple[None, Told]:
             key = await workshop.sealing_key(round_id)
-            before = await self._outbox.last_counted(assignment, tools.plan)
+            before = await self._outbox.round_before(assignment, tools.plan)
             seed = self._seed(round_id)
             pack = partial(self._outbox.pack, update, key, assignment, tools.plan, seed=seed, before=before)
             parcel = await asyncio.to_thread(pack)

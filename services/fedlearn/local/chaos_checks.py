@@ -58,7 +58,8 @@ def _of_round(arena: Arena, round_: Round, base_version: int) -> Iterable[str]:
 
 def replay(arena: Arena, base: np.ndarray, number: int, contributors: Sequence[DeviceId]) -> np.ndarray:
     """The mean of these devices' updates, weighted by their examples, on `base`."""
-    noise = np.random.Generator(np.random.SFC64(0)).random(1 << 19, dtype=np.float32) - np.float32(0.5)
+    piece = 1 << 18
+    noise = np.random.Generator(np.random.SFC64(0)).random(2 * piece, dtype=np.float32) - np.float32(0.5)
     noise *= np.float32(math.sqrt(12) * 1e-3)
     total, weight = np.zeros(base.shape, np.float64), 0
     for device in contributors:
@@ -67,9 +68,9 @@ def replay(arena: Arena, base: np.ndarray, number: int, contributors: Sequence[D
         rng = np.random.Generator(np.random.SFC64(seed))
         change = []  # pieces of the noise, each from a place of its own
         for size in (math.prod(spec.shape) for spec in arena.plan.weights):
-            for start in range(0, size, 1 << 18):
-                first = rng.integers(1 << 18)
-                change.append(noise[first : first + min(size - start, 1 << 18)])
+            for start in range(0, size, piece):
+                first = rng.integers(piece)
+                change.append(noise[first : first + min(size - start, piece)])
         total += arena.examples(device) * ((base + np.concatenate(change)) - base).astype(np.float64)
         weight += arena.examples(device)
     return base + total / weight

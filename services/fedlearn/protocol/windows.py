@@ -199,12 +199,12 @@ def digest_of(blob: Bytes) -> str:
     Raises:
         Refusal: `update_malformed` when it does not begin with a whole header.
     """
-    parameters, window_elements = 0, 0
-    if len(blob) >= _FIXED.size:
-        magic, _, _, _, window_elements, parameters, _, _ = _FIXED.unpack_from(blob)
-    if not window_elements or magic != MAGIC:
+    if len(blob) < _FIXED.size:
+        raise Refusal(Code.UPDATE_MALFORMED, f"{len(blob)} bytes are no sealed header.")
+    magic, _, encoding, _, window_elements, parameters, _, _ = _FIXED.unpack_from(blob)
+    if magic != MAGIC or encoding not in NAMES or window_elements == 0:
         raise Refusal(Code.UPDATE_MALFORMED, "This is no sealed vector.")
-    length = _FIXED.size + WRAPPED_BYTES + 4 * (1 + -(-parameters // window_elements))
+    length = Layout(parameters, NAMES[encoding], window_elements).header_bytes
     if len(blob) < length:
         raise Refusal(Code.UPDATE_MALFORMED, f"The header is cut off after {len(blob)} of {length} bytes.")
     return hashlib.sha256(memoryview(blob)[:length]).hexdigest()

@@ -1,5 +1,7 @@
 """How the S3 adapter takes a storage's odd answers, which a scripted server gives here."""
 
+import base64
+import hashlib
 import http.server
 import re
 import threading
@@ -130,6 +132,17 @@ def test_a_lasting_trouble_is_an_outage_once_the_patience_is_over(storage: Stora
     assert isinstance(outage, Outage)
     assert outage.code is Code.STORAGE_UNAVAILABLE
     assert len(storage.requests) > 2
+
+
+def test_what_was_digested_before_is_put_by_a_signed_url_and_else_by_boto3_which_sends_the_digest_too(storage: Storage) -> None:
+    sha256, checksum = hashlib.sha256(b"body").hexdigest(), base64.b64encode(hashlib.sha256(b"body").digest()).decode()
+    storage.script = [Answer(200)]
+    storage.store().put("key", b"body", sha256=sha256)
+    storage.script = [Answer(500), Answer(200)]
+    storage.store().put("key", b"body", sha256=sha256)
+    assert ["X-Amz-Signature" in request.path for request in storage.requests] == [True, True, False]
+    assert [request.body for request in storage.requests] == [b"body"] * 3
+    assert {request.headers["x-amz-checksum-sha256"] for request in storage.requests} == {checksum}
 
 
 # --- what does not

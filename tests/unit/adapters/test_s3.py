@@ -1,9 +1,11 @@
 """Signed URLs against those that boto3 makes."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import NoCredentialsError
 
 from fedlearn.adapters.s3 import S3Settings, UrlSigner, s3_client
@@ -52,6 +54,22 @@ def test_a_url_is_signed_as_boto3_does_it(
         if taken_apart(url)[3]["X-Amz-Date"] == taken_apart(due)[3]["X-Amz-Date"]:
             break
     assert taken_apart(url) == taken_apart(due)
+
+
+def test_a_passing_credential_is_renewed_and_its_token_signed(monkeypatch: pytest.MonkeyPatch) -> None:
+    renewed = iter(("first", "second"))
+
+    def renew() -> dict[str, str]:
+        name = next(renewed)
+        soon = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()  # so that it is renewed at each use
+        return {"access_key": name, "secret_key": "a-secret", "token": f"token-of-{name}", "expiry_time": soon}
+
+    passing = RefreshableCredentials.create_from_metadata(renew(), refresh_using=renew, method="a test")
+    monkeypatch.setattr("fedlearn.adapters.s3._session.get_credentials", lambda: passing)
+    signer = UrlSigner("updates", S3Settings(endpoint_url="http://127.0.0.1:8333"))
+    query = taken_apart(signer.sign("GET", KEY, 300))[3]
+    assert query["X-Amz-Security-Token"] == ["token-of-second"]
+    assert query["X-Amz-Credential"][0].startswith("second/")
 
 
 def test_nothing_is_signed_without_a_credential(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -272,13 +272,14 @@ async def test_a_device_that_can_not_train_drops_out_and_takes_part_again(learne
     assert [round_id.number for round_id, _ in services.accepted] == [7, 8]
 
 
-@pytest.mark.parametrize("call", ["accept", "wanted", "plan", "sealing_key", "place", "done"])
+@pytest.mark.parametrize("call", ["accept", "plan", "sealing_key", "place", "done"])
 async def test_an_outage_is_waited_out(call: str) -> None:
     services = Services()
     services.answers = [assignment()]
     services.fails = {call: [Outage(Code.AGGREGATOR_UNREACHABLE, "It does not answer.")] * 2}
     async with running(services):
         await settle(services)
+    assert services.fails[call] == []
     assert services.dropped == []
     assert len(services.told) == 1
 
@@ -428,6 +429,31 @@ class Endless(SyntheticLearner):
 @pytest.fixture
 def endless() -> type[Endless]:
     return type("Endless", (Endless,), {"begun": threading.Event(), "stopped": threading.Event()})
+
+
+async def test_a_device_that_is_quick_does_not_ask_whether_it_is_wanted() -> None:
+    services = Services()
+    services.answers = [assignment()]
+    services.fails = {"wanted": [Refusal(Code.ROUND_CLOSED, "Nobody should hear this.")]}
+    async with running(services):
+        await settle(services)
+    assert len(services.fails["wanted"]) == 1
+    assert len(services.told) == 1
+
+
+async def test_a_device_goes_on_while_nobody_answers_whether_it_is_wanted(
+    endless: type[Endless], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedlearn.device.agent._FIRST_ASK_SECONDS", 0.0)
+    services = Services()
+    services.answers = [assignment()]
+    services.fails = {"wanted": [Outage(Code.SERVER_UNREACHABLE, "It does not answer.")] * 2}
+    async with running(services, endless):
+        await until(lambda: endless.begun.is_set() and services.fails["wanted"] == [])
+        assert not endless.stopped.is_set()
+        services.closed.set()
+        assert await until(endless.stopped.is_set)
+    assert services.dropped == []
 
 
 async def test_a_device_stops_training_as_soon_as_the_round_has_its_goal_and_leaves_it_without_a_word(

@@ -75,7 +75,7 @@ class Device:
             task=TASK, round=number, device=DEVICE, plan_digest=self.plan.digest, model=model(self.server.version),
             model_url="", seconds_left=60, ticket="",
         )  # fmt: skip
-        before, update = await self.outbox.last_counted(assignment, self.plan), Update(delta.copy(), examples=10)
+        before, update = await self.outbox.round_before(assignment, self.plan), Update(delta.copy(), examples=10)
         parcel = self.outbox.pack(update, KEY.public, assignment, self.plan, seed=seed, before=before)
         assert parcel.digest == digest_of(parcel.body)
         self.server.rounds = number
