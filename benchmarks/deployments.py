@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fedlearn.core.learning import Examples, Shard
+from fedlearn.data.shards import write_shard
 from fedlearn.local.launcher import Launcher
 from fedlearn.local.options import RunOptions
 from fedlearn.protocol.plans import Plan
@@ -21,12 +23,16 @@ CNN_SHAPES = [(5, 5, 1, 32), (32,), (5, 5, 32, 64), (64,), (3136, 512), (512,), 
 """The weights of McMahan's CNN: 1,663,370 float32."""
 
 
+_DATASET = "noise"  # not one that has a test set, so that no evaluator scores what nobody has trained
+_EXAMPLES, _HOLDOUT = 100, 10
+
+
 def cnn_plan(codec: str = "float32") -> Plan:
     dense = {"module": "keras.layers", "class_name": "Dense", "config": {}, "registered_name": None}
     architecture = {"module": "keras", "class_name": "Sequential", "config": {"layers": [dense]}}
     return Plan.model_validate(
         {
-            "dataset": "mnist",
+            "dataset": _DATASET,
             "architecture": architecture,
             "update": {"encoding": codec},
             "weights": [{"shape": shape} for shape in CNN_SHAPES],
@@ -62,13 +68,28 @@ class Deployment:
 
 @contextmanager
 def synthetic(devices: int, processes: int) -> Iterator[Deployment]:
-    """`devices` synthetic devices in so many processes, with everything that a run has."""
-    options = RunOptions(
-        devices=devices, processes=processes, learner="synthetic", server_port=0, aggregator_port=0, storage_port=0
-    )
-    with tempfile.TemporaryDirectory() as directory, Launcher(options, Path(directory) / "run", lambda _: None) as launcher:
-        launcher.boot()
-        yield Deployment(launcher)
+    """`devices` synthetic devices in so many processes, with everything that a run has but an evaluator."""
+    with tempfile.TemporaryDirectory() as directory:
+        shards = Path(directory) / "shards"
+        for number in range(devices):
+            write_shard(shards / f"{number:04}", Shard(_blank(_EXAMPLES), _blank(_HOLDOUT)))
+        options = RunOptions(
+            dataset=_DATASET,
+            shards=shards,
+            devices=devices,
+            processes=processes,
+            learner="synthetic",
+            server_port=0,
+            aggregator_port=0,
+            storage_port=0,
+        )
+        with Launcher(options, Path(directory) / "run", lambda _: None) as launcher:
+            launcher.boot()
+            yield Deployment(launcher)
+
+
+def _blank(examples: int) -> Examples:
+    return Examples(np.zeros((examples, 28, 28), np.uint8), np.zeros(examples, np.uint8))
 
 
 def peak_megabytes(pid: int) -> float:

@@ -17,7 +17,6 @@ from fedlearn.device.outbox import Parcel
 from fedlearn.device.peers import AggregatorClient
 from fedlearn.device.uploads import Upload
 from fedlearn.local.storage import LocalStorage
-from fedlearn.protocol.envelope import digest_of
 from fedlearn.protocol.messages import Assignment
 from fedlearn.protocol.parts import PART_BYTES, SINGLE_BYTES
 from support.relay import Relay, relay
@@ -73,7 +72,7 @@ async def bring(world: World, device: HandDevice, assignment: Assignment, body: 
     """The real device's way of an upload, with a hand device's token."""
     token = device.aggregator.headers["Authorization"].removeprefix("Bearer ")
     client = ServiceClient(world.aggregator_url, "aggregator", token=lambda: token, unreachable=Code.AGGREGATOR_UNREACHABLE)
-    parcel = Parcel(body, digest_of(body))
+    parcel = Parcel.of(body)
     async with client:
         aggregator, slot, ticket = AggregatorClient(client), device.slot, assignment.ticket
         round_id = Trial(world, assignment.task).id(assignment.round)

@@ -184,13 +184,13 @@ async def persist(action: Callable[[], Awaitable[Result]], *, seconds: float = m
 async def first_of(work: Coroutine[Any, Any, Result], *watches: Coroutine[Any, Any, None]) -> Result:
     """Do `work` beside `watches`: if one of these fails before its end, the work is cancelled, and that failure raised."""
     doing = asyncio.create_task(work)
-    watching = [asyncio.create_task(watch) for watch in watches]
+    watching = {asyncio.create_task(watch) for watch in watches}
+    left = {doing, *watching}
     try:
-        done, _ = await asyncio.wait({doing, *watching}, return_when=asyncio.FIRST_COMPLETED)
-        if doing not in done:
-            for watch in watching:
-                if watch in done:
-                    watch.result()
+        while doing in left:
+            done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+            for watch in done - {doing} if doing in left else ():
+                watch.result()
         return await doing
     finally:
         for task in (doing, *watching):

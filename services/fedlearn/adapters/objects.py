@@ -108,14 +108,8 @@ class S3ObjectStore:
         if len(body) > _SINGLE_BYTES:
             self._put_in_parts(key, memoryview(body))
             return
-        if self._direct is not None and sha256 is not None:
-            headers = _bound(len(body), sha256)
-            with metrics.SECONDS.labels(Operation.PUT).time():
-                url = self._sign(self._own, "PUT", key, _SIGNED_SECONDS, headers=headers)
-                written = self._direct.write(url, headers, body)
-            if written:
-                metrics.WRITTEN_BYTES.inc(len(body))
-                return
+        if sha256 is not None and self._write(Operation.PUT, key, body, _bound(len(body), sha256)):
+            return
         whole = bytes(body)  # copies a memoryview, which boto3 does not take; a file would cost more, in pieces of 16 KiB
         request: PutObjectRequestTypeDef = {"Bucket": self._bucket, "Key": key, "Body": whole}
         if sha256 is not None:
@@ -124,7 +118,11 @@ class S3ObjectStore:
         metrics.WRITTEN_BYTES.inc(len(whole))
 
     def put_once(self, key: str, body: bytes) -> bool:
-        writer, attempts = uuid.uuid4().hex, 0
+        writer = uuid.uuid4().hex
+        headers = {**_bound(len(body), hashlib.sha256(body).hexdigest()), "If-None-Match": "*", "x-amz-meta-writer": writer}
+        if self._write(Operation.PUT_ONCE, key, body, headers):
+            return True
+        attempts = 0 if self._direct is None else 1
 
         def write() -> bool:
             nonlocal attempts
@@ -174,6 +172,16 @@ class S3ObjectStore:
     def sign_put(self, key: str, *, size_bytes: int, sha256: str, seconds: int) -> UploadGrant:
         headers = {**_bound(size_bytes, sha256), "If-None-Match": "*"}
         return UploadGrant(self._sign(self._public, "PUT", key, seconds, headers=headers), headers)
+
+    def _write(self, name: Operation, key: str, body: bytes | memoryview, headers: Mapping[str, str]) -> bool:
+        """Whether the object was written the short way, by a URL that is signed for these headers; it may be even if not."""
+        if self._direct is None:
+            return False
+        with metrics.SECONDS.labels(name).time():
+            url = self._sign(self._own, "PUT", key, _SIGNED_SECONDS, headers=headers)
+            written = self._direct.write(url, headers, body)
+        metrics.WRITTEN_BYTES.inc(len(body) if written else 0)
+        return written
 
     def _put_in_parts(self, key: str, body: memoryview) -> None:
         """As one piece it would have to be sent anew, all of it, whenever the storage pauses for longer than a timeout."""

@@ -120,12 +120,15 @@ class Agent:
 
     async def _take_part(self, assignment: Assignment) -> None:
         round_id = RoundId(TaskId(assignment.task), assignment.round)
-        self._delivered, self._session = False, Session()
+        self._delivered, self._session, accepted = False, Session(), asyncio.Event()
         try:
             async with asyncio.timeout(assignment.seconds_left):
                 with self._session.counted():
                     await first_of(
-                        self._contribute(round_id, assignment), self._while_wanted(round_id), self._while_eligible(assignment)
+                        self._contribute(round_id, assignment, accepted),
+                        self._accept(round_id, accepted),  # beside the rest: the server saves it before it answers
+                        self._while_wanted(round_id),
+                        self._while_eligible(assignment),
                     )
         except TimeoutError:
             _log.warning("not ready before the deadline")
@@ -182,9 +185,12 @@ class Agent:
                 raise _ConditionsChanged
             await asyncio.sleep(_LOOK_SECONDS)
 
-    async def _contribute(self, round_id: RoundId, assignment: Assignment) -> None:
+    async def _accept(self, round_id: RoundId, accepted: asyncio.Event) -> None:
+        await persist(lambda: self._workshop.server.accept(round_id, self._home.slot))
+        accepted.set()
+
+    async def _contribute(self, round_id: RoundId, assignment: Assignment, accepted: asyncio.Event) -> None:
         workshop = self._workshop
-        await persist(lambda: workshop.server.accept(round_id, self._home.slot))
         tools = await workshop.tools(assignment.plan_digest)
         weights = await workshop.weights(assignment.model, assignment.model_url, tools.plan)
         self._aggregator = self._aggregators.at(assignment.aggregator)
@@ -204,6 +210,7 @@ class Agent:
         except BaseException:
             stop.set()  # the thread is the process's only one: other rounds wait for it
             raise
+        await accepted.wait()
         await self._upload(round_id, assignment.ticket, parcel)
 
     def _train(self, tools: Tools, weights: Weights, round_id: RoundId, stop: Stop, wanted_steps: int | None = None) -> Update:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from fedlearn.device.peers import ServerClient
 from fedlearn.device.residuals import Residuals, last_counted
 from fedlearn.protocol.envelope import UpdateContext, digest_of, seal
 from fedlearn.protocol.messages import Assignment
+from fedlearn.protocol.parts import digests_of
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingPublicKey
 
@@ -21,10 +22,20 @@ _ROUNDING = 1  # beside the seed of local training, a stream of its own
 
 
 class Parcel(NamedTuple):
-    """A sealed update, and the digest by which it is known."""
+    """A sealed update.
+
+    Args:
+        digest: by which it is known.
+        sha256: what its upload is bound to: that of all of it, or of each of its parts.
+    """
 
     body: bytes
     digest: str
+    sha256: tuple[str, ...]
+
+    @classmethod
+    def of(cls, body: bytes) -> Self:
+        return cls(body, digest_of(body), digests_of(body))
 
 
 class Outbox:
@@ -93,5 +104,4 @@ class Outbox:
             base_sha256=assignment.model.sha256,
         )
         rng = np.random.Generator(np.random.SFC64([seed, _ROUNDING]))
-        sealed = seal(update, key=key, context=context, format=plan.update, rng=rng)
-        return Parcel(sealed, digest_of(sealed))
+        return Parcel.of(seal(update, key=key, context=context, format=plan.update, rng=rng))

@@ -1,7 +1,6 @@
 """The way of a sealed update into object storage: in one piece, or in parts where it is large."""
 
 import asyncio
-import hashlib
 from functools import partial
 
 from fedlearn.adapters.http import persist
@@ -12,7 +11,7 @@ from fedlearn.core.ports import UploadGrant
 from fedlearn.device.outbox import Parcel
 from fedlearn.device.peers import AggregatorClient
 from fedlearn.protocol.messages import UploadRequest
-from fedlearn.protocol.parts import PART_BYTES, SINGLE_BYTES, PartsDone, PartsRequest, PartsUpload, part_sizes
+from fedlearn.protocol.parts import SINGLE_BYTES, PartsDone, PartsRequest, PartsUpload, part_sizes
 from fedlearn.telemetry.logs import log
 
 _log = log(__name__)
@@ -46,19 +45,17 @@ class Upload:
             Refusal: `forbidden` when the storage does not take it; the aggregator's own.
             Outage: `storage_unavailable`, of one that goes in one piece.
         """
-        body, digest = self._parcel
+        body, digest, sha256 = self._parcel
         if len(body) > SINGLE_BYTES:
             await self._bring_parts()
             return
-        sha256 = await asyncio.to_thread(_sha256, body)
-        request = UploadRequest(slot=self._slot, size_bytes=len(body), digest=digest, sha256=sha256)
+        request = UploadRequest(slot=self._slot, size_bytes=len(body), digest=digest, sha256=sha256[0])
         grant = await persist(lambda: self._aggregator.place(self._round, request, self._ticket))
         await asyncio.to_thread(self._transfer.store, grant, body)
 
     async def _bring_parts(self) -> None:
-        body, digest = self._parcel
-        part_sha256 = await asyncio.to_thread(self._of_parts)
-        request = PartsRequest(slot=self._slot, size_bytes=len(body), digest=digest, part_sha256=part_sha256)
+        body, digest, sha256 = self._parcel
+        request = PartsRequest(slot=self._slot, size_bytes=len(body), digest=digest, part_sha256=sha256)
         while len(self._tags) < len(request.part_sha256):
             granted = await persist(partial(self._aggregator.place_parts, self._round, request, self._ticket))
             request = request.model_copy(update={"upload_id": granted.upload_id})
@@ -84,11 +81,3 @@ class Upload:
                 grant = UploadGrant(part.url, part.headers)
                 self._tags[index] = self._transfer.store_part(grant, bytes(view[start : start + size]))
             start += size
-
-    def _of_parts(self) -> tuple[str, ...]:
-        view = memoryview(self._parcel.body)
-        return tuple(_sha256(view[start : start + PART_BYTES]) for start in range(0, len(view), PART_BYTES))
-
-
-def _sha256(body: bytes | memoryview) -> str:
-    return hashlib.sha256(body).hexdigest()

@@ -1,5 +1,6 @@
 """The messages by which a large update is uploaded in parts, so that a broken connection costs one of them."""
 
+import hashlib
 from typing import Annotated
 
 from pydantic import Field
@@ -50,6 +51,13 @@ def part_sizes(size_bytes: int) -> list[int]:
     """What so many bytes are cut into."""
     whole, rest = divmod(size_bytes, PART_BYTES)
     return [PART_BYTES] * whole + ([rest] if rest else [])
+
+
+def digests_of(body: bytes) -> tuple[str, ...]:
+    """SHA-256, in hexadecimal, of all of it, or of each part of what goes in parts."""
+    view = memoryview(body)
+    step = PART_BYTES if len(view) > SINGLE_BYTES else len(view) or 1
+    return tuple(hashlib.sha256(view[start : start + step]).hexdigest() for start in range(0, len(view) or 1, step))
 
 
 def parts_of(request: PartsRequest, tags: tuple[str, ...] | None = None) -> list[Part]:

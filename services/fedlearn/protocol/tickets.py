@@ -92,6 +92,13 @@ class TicketVerifier:
             fetch_jwks, algorithms={_ALGORITHM}, unavailable=Code.SERVER_UNREACHABLE, refetch_seconds=refetch_seconds
         )
 
+    def must_ask(self, token: str) -> bool:
+        """Whether `verify` has to ask the server for the ticket's key, and so may block."""
+        try:
+            return not self._keys.holds(str(jwt.get_unverified_header(token).get("kid")))
+        except PyJWTError:
+            return False
+
     def verify(self, token: str, *, device: str, task: str, round: int, now: float) -> Ticket:  # noqa: A002
         """Check a ticket that `device` shows for this round at `now` (UTC, seconds since the epoch).
 

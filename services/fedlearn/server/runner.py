@@ -121,10 +121,9 @@ class TaskRunner(TaskWatch):
 
     async def _next_round(self) -> Round | None:
         store, task_id = self._around.store, self._task.id
-        await self._while_paused()
+        latest, committed = await self._look()
         if self._task.state not in ALIVE_STATES:
             self._cancelled.set()
-        latest = await self._durably(store.latest_round, task_id)
         if latest is not None and not latest.phase.ended:
             return latest
         if latest is not None and self.round is None:
@@ -133,33 +132,42 @@ class TaskRunner(TaskWatch):
             spawn(sweep_round(self._around.aggregator, latest.id), self._sweeps)
         if self._cancelled.is_set() or self._task.model is None:
             return None
-        if self._task.rounds is not None and await self._committed() >= self._task.rounds:
+        if self._task.rounds is not None and committed >= self._task.rounds:
             await self._complete("All its rounds are committed.")
             return None
         if self._task.target_accuracy is not None and await self._target_reached(self._task.target_accuracy):
             await self._complete("Its target accuracy is reached.")
             return None
         number = 1 if latest is None else latest.id.number + 1
-        async with self.between_rounds:
-            self._task = await self._durably(store.task, task_id)  # as it is now that nobody changes it
-            if self._task.state == "running" and self._task.model is not None:
-                round_ = rounds.start(RoundId(task_id, number), self._task.policy, self._task.model, self._around.clock())
-                await self._durably(store.add_round, round_)
-                _log.info("round opened", round=str(round_.id), base_version=round_.base.version)
-                return round_
-        return await self._next_round()
 
-    async def _while_paused(self) -> None:
-        """Read the task, and wait while it is paused and has no round to end."""
+        def begin() -> tuple[Task, Round | None]:
+            task = store.task(task_id)  # as it is now that nobody changes it
+            if task.state != "running" or task.model is None:
+                return task, None
+            round_ = rounds.start(RoundId(task_id, number), task.policy, task.model, self._around.clock())
+            store.add_round(round_)
+            return task, round_
+
+        async with self.between_rounds:
+            self._task, round_ = await self._durably(begin)
+        if round_ is None:
+            return await self._next_round()
+        _log.info("round opened", round=str(round_.id), base_version=round_.base.version)
+        return round_
+
+    async def _look(self) -> tuple[Round | None, int]:
+        """Read the task, its latest round and how many it has committed; wait while it is paused and has no round to end."""
         store, task_id = self._around.store, self._task.id
+
+        def read() -> tuple[Task, Round | None, int]:
+            committed = sum(version.round is not None for version in store.versions(task_id))
+            return store.task(task_id), store.latest_round(task_id), committed
+
         while True:
             self._nudged.clear()
-            self._task = await self._durably(store.task, task_id)
-            if self._task.state != "paused":
-                return
-            latest = await self._durably(store.latest_round, task_id)
-            if latest is not None and not latest.phase.ended:
-                return
+            self._task, latest, committed = await self._durably(read)
+            if self._task.state != "paused" or (latest is not None and not latest.phase.ended):
+                return latest, committed
             self._loaded.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_READ_AGAIN_SECONDS):
@@ -185,10 +193,6 @@ class TaskRunner(TaskWatch):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ended.opened_at + pause - ended.phase_since):
                     await self._cancelled.wait()
-
-    async def _committed(self) -> int:
-        versions = await self._durably(self._around.store.versions, self._task.id)
-        return sum(version.round is not None for version in versions)
 
     async def _target_reached(self, target: float) -> bool:
         assert self._task.model is not None

@@ -244,10 +244,11 @@ def test_a_lost_answer_does_not_hide_who_wrote(storage: Storage, ours: bool) -> 
     assert first.headers["if-none-match"] == "*"
 
 
-def test_a_taken_key_is_told_without_another_look(storage: Storage) -> None:
-    storage.script = [Answer(412, error("PreconditionFailed"))]
+def test_a_taken_key_is_told_by_who_has_written_it(storage: Storage) -> None:
+    taken = Answer(412, error("PreconditionFailed"))
+    storage.script = [taken, taken, Answer(200, headers={"x-amz-meta-writer": "another"})]
     assert not storage.store().put_once("key", b"body")
-    assert len(storage.requests) == 1
+    assert [request.method for request in storage.requests] == ["PUT", "PUT", "HEAD"]
 
 
 # --- what is sent

@@ -13,7 +13,7 @@ from fedlearn.core.ids import DeviceId, RoundId
 from fedlearn.core.ports import UploadGrant
 from fedlearn.device.outbox import Parcel
 from fedlearn.device.uploads import Upload
-from fedlearn.protocol.parts import PART_BYTES, SINGLE_BYTES, PartGrant, PartsDone, PartsRequest, PartsUpload
+from fedlearn.protocol.parts import PART_BYTES, SINGLE_BYTES, PartGrant, PartsDone, PartsRequest, PartsUpload, digests_of
 from fedlearn.protocol.plans import Plan
 from support.sealed import ROUND, SealedRound
 from support.world import small_plan
@@ -21,7 +21,7 @@ from support.world import small_plan
 DEVICE = DeviceId("pod-0")
 BODY = bytes(range(256)) * ((SINGLE_BYTES + PART_BYTES // 2) // 256)
 DIGEST = "ab" * 32
-PARCEL = Parcel(BODY, DIGEST)
+PARCEL = Parcel(BODY, DIGEST, digests_of(BODY))
 
 
 def large_plan() -> Plan:
