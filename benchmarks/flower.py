@@ -32,7 +32,7 @@ PARTS = ("sum", "deployed", "simulated")
 PARAMETERS = sum(int(np.prod(shape)) for shape in CNN_SHAPES)
 UPDATES, TURNS = 100, 5
 DEPLOYED_CLIENTS, DEPLOYED_ROUNDS = 10, 5
-SIMULATED = {10: 10, 100: 5}
+SIMULATED = {10: 30, 100: 6}  # clients: rounds, of Flower's and of ours
 SIMULATED_TURNS = 3
 CODECS = ("int8", "float32")
 ROUNDS = 10
@@ -67,7 +67,7 @@ class Beside:
     def deployed(self) -> None:
         clients = DEPLOYED_CLIENTS
         theirs = self._flower.deploy(clients, DEPLOYED_ROUNDS)
-        ours = our_rounds(clients, processes=clients, codec="float32")
+        ours = our_rounds(clients, processes=clients, codec="float32", rounds=ROUNDS)
         self._note(f"Flower deployed, {clients} clients", theirs)
         self._note(f"ours, {clients} devices in {clients} processes", ours)
         self.figures += [
@@ -84,7 +84,7 @@ class Beside:
             for _ in range(SIMULATED_TURNS):
                 theirs.append(self._flower.simulate(clients, rounds))
                 for codec, taken in ours.items():
-                    taken.append(our_rounds(clients, processes=2, codec=codec))
+                    taken.append(our_rounds(clients, processes=2, codec=codec, rounds=rounds))
             flower = _middle(theirs)
             self._note(f"Flower simulated, {clients} clients", flower)
             self.figures += [
@@ -128,9 +128,9 @@ def _sum_seconds(updates: Sequence[Update], threads: ThreadPoolExecutor) -> floa
     return time.perf_counter() - began
 
 
-def our_rounds(devices: int, processes: int, codec: str) -> Rounds:
+def our_rounds(devices: int, processes: int, codec: str, rounds: int) -> Rounds:
     with synthetic(devices, processes) as deployment:
-        views = deployment.run(f"beside-flower-{codec}", devices, ROUNDS, codec=codec)
+        views = deployment.run(f"beside-flower-{codec}", devices, rounds, codec=codec)
         seconds = statistics.median(seconds_from_round_to_round(views))
         return Rounds(seconds, peak_megabytes(deployment.pid("aggregator")))
 

@@ -35,13 +35,14 @@ from fedlearn.core.updates import Update
 from fedlearn.local.seaweed import UPDATES
 from fedlearn.local.storage import LocalStorage
 from fedlearn.protocol.plans import TensorSpec
-from folding_round import WORKERS, SealedUpdates, peak_of
+from folding_round import RING_MEGABYTES, SealedUpdates, peak_of
 from results import Figure, show
 
 CORES = len(os.sched_getaffinity(0))
 PARAMETERS = sum(int(np.prod(shape)) for shape in CNN_SHAPES)
 GETTERS = 4
 LARGE = 1 << 25  # parameters: 134 MB
+SMALL, MANY = 199_210, 10_000  # the 2NN's parameters, and so many updates: of the CNN's size they would take 67 GB
 PARTS = ("memory", "robust", "storage", "peak")
 READS, NUMPY = f"memory, read by {CORES} cores (numpy's max)", "numpy `acc += n * delta`, float32, one core"
 GETS = f"bare GETs of the same objects, {GETTERS} at once"
@@ -248,9 +249,12 @@ def from_storage(count: int, repetitions: int, workers: int) -> list[Figure]:
 def peaks(counts: Sequence[int]) -> list[Figure]:
     """Peak memory of a process that folds so many updates, above what it has before the first."""
     figures = [Figure(f"peak memory above the start, {count:,} updates", peak_of(count, cnn_plan()), "MB") for count in counts]
-    plan = cnn_plan().model_copy(update={"weights": (TensorSpec(shape=(LARGE,)),)})
-    peak, ring, model = peak_of(3, plan), (WORKERS + 1) * 34, 4 * LARGE / 1e6
-    most = round(2 * model + ring)
+    small, plan = (cnn_plan().model_copy(update={"weights": (TensorSpec(shape=(size,)),)}) for size in (SMALL, LARGE))
+    for count in (counts[0], MANY):
+        what = f"peak memory above the start, the 2NN ({4 * SMALL / 1e6:.1f} MB), {count:,} updates"
+        figures.append(Figure(what, peak_of(count, small), "MB"))
+    peak, model = peak_of(3, plan), 4 * LARGE / 1e6
+    most = round(2 * model + RING_MEGABYTES)
     figures.append(Figure(f"peak memory, a model of {model:.0f} MB, 3 updates", peak, "MB", at_most=most))
     figures.append(Figure("the same, and the next model published", peak_of(3, plan, publish=True), "MB", at_most=most))
     return figures

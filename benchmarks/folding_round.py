@@ -34,6 +34,8 @@ from fedlearn.protocol.tensors import ModelFile
 
 ROUND = RoundId(TaskId("folding"), 1)
 WORKERS = 4
+RING_MEGABYTES = (WORKERS + 1) * 34
+"""What the engine may take beside twice the model: parts of updates on their way."""
 _LOT = 50
 _NO_BASE = ModelRef(0, "folding/models/0.safetensors", "0" * 64, 1)
 

@@ -9,22 +9,21 @@ With 1,024 MiB it wants about 16 GiB of memory and 12 GiB of disk below --direct
 """
 
 import argparse
-import os
 import shutil
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from deployments import peak_megabytes
+from deployments import memory_megabytes, peak_megabytes
 from fedlearn.local.launcher import Launcher
 from fedlearn.local.options import RunOptions
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.tensors import encode_model, unflatten
 from fedlearn.protocol.views import Policy, RoundView
+from folding_round import RING_MEGABYTES
+from results import Figure, show
 
 PATIENCE_SECONDS = 1800.0
 
@@ -81,21 +80,27 @@ def main() -> None:
     try:
         with Launcher(started, directory / "run", lambda _: None) as launcher:
             launcher.boot()
+            before = memory_megabytes("VmRSS", launcher.pid("aggregator"))
             submitted, rounds = run(launcher, plan, options.rounds)
             peaks = {name: peak_megabytes(launcher.pid(name)) for name in ("server", "aggregator", "device-0")}
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    console = Console(width=120)
-    console.print(f"{plan.parameters:,} parameters, {options.codec} up, {options.model_encoding} down, {os.cpu_count()} cores")
-    table = Table(box=None)
-    for column in ("round", "phase", "reported", "seconds", *rounds[0].phase_seconds):
-        table.add_column(column, justify="right")
-    for view in rounds:
-        reported = sum(part.standing == "reported" for part in view.participants)
-        phases = (f"{seconds:.1f}" for seconds in view.phase_seconds.values())
-        table.add_row(str(view.round), view.phase, f"{reported}/2", f"{view.seconds:.1f}", *phases)
-    console.print(table)
-    console.print(f"submitted in {submitted:.1f} s; peak memory in MB: " + ", ".join(f"{k} {v:,.0f}" for k, v in peaks.items()))
+    print(f"{plan.parameters:,} parameters, {options.codec} up, {options.model_encoding} down.\n")
+    last, size = rounds[-1], 4 * plan.parameters / 1e6
+    phases = {f"of that, {phase}": seconds for phase, seconds in last.phase_seconds.items()}
+    seconds = {"bringing the first model": submitted, "a round of two devices": last.seconds, **phases}
+    figures = [Figure(what, value, "s") for what, value in seconds.items()]
+    figures.append(
+        Figure(
+            "the aggregator's peak memory above its start",
+            peaks["aggregator"] - before,
+            "MB",
+            at_most=round(2 * size + RING_MEGABYTES),
+        )
+    )
+    what = {"aggregator": "the aggregator", "server": "the server", "device-0": "both devices, in one process"}
+    figures += [Figure(f"peak memory of {of}, in all", peaks[name], "MB") for name, of in what.items()]
+    print(show(figures))
     if any(view.phase != "committed" for view in rounds):
         raise SystemExit("not every round was committed")
 

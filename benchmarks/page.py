@@ -30,12 +30,12 @@ _LOOK_SECONDS, _GRACE_SECONDS = 3.0, 30.0
 
 BENCHMARKS = (
     Benchmark("machine", "The machine", 2),
-    Benchmark("folding", "The aggregation engine", 8, image="folding.png"),
+    Benchmark("folding", "The aggregation engine", 12, image="folding.png"),
     Benchmark("sharding", "One aggregator against two", 6),
     Benchmark("envelope", "Sealing", 2),
     Benchmark("round_overhead", "A round without training", 6),
     Benchmark("aggregator_memory", "The aggregator's memory in real rounds", 5),
-    Benchmark("flower", "Beside Flower", 15, image="flower.png"),
+    Benchmark("flower", "Beside Flower", 20, image="flower.png"),
     Benchmark("devices", "Many devices in few processes", 8),
     Benchmark("local_training", "Local training", 5),
     Benchmark("mcmahan", "Rounds to 97 %", 1, image="mcmahan.png", arguments=("--keep", "runs/mcmahan", "--show"), needs=KEPT),

@@ -79,7 +79,7 @@ class Agent:
         self._outbox = Outbox(workshop.server, Residuals(home.state))
         self._uploaded: RoundName | None = None
         self._speed: Speed | None = None
-        self._session = Session()
+        self._session, self._accepted = Session(), asyncio.Event()
         self._checkin = CheckIn(
             slot=home.slot,
             dataset=home.dataset,
@@ -120,13 +120,13 @@ class Agent:
 
     async def _take_part(self, assignment: Assignment) -> None:
         round_id = RoundId(TaskId(assignment.task), assignment.round)
-        self._delivered, self._session, accepted = False, Session(), asyncio.Event()
+        self._delivered, self._session, self._accepted = False, Session(), asyncio.Event()
         try:
             async with asyncio.timeout(assignment.seconds_left):
                 with self._session.counted():
                     await first_of(
-                        self._contribute(round_id, assignment, accepted),
-                        self._accept(round_id, accepted),  # beside the rest: the server saves it before it answers
+                        self._contribute(round_id, assignment),
+                        self._accept(round_id),  # beside the rest: the server saves it before it answers
                         self._while_wanted(round_id),
                         self._while_eligible(assignment),
                     )
@@ -185,11 +185,11 @@ class Agent:
                 raise _ConditionsChanged
             await asyncio.sleep(_LOOK_SECONDS)
 
-    async def _accept(self, round_id: RoundId, accepted: asyncio.Event) -> None:
+    async def _accept(self, round_id: RoundId) -> None:
         await persist(lambda: self._workshop.server.accept(round_id, self._home.slot))
-        accepted.set()
+        self._accepted.set()
 
-    async def _contribute(self, round_id: RoundId, assignment: Assignment, accepted: asyncio.Event) -> None:
+    async def _contribute(self, round_id: RoundId, assignment: Assignment) -> None:
         workshop = self._workshop
         tools = await workshop.tools(assignment.plan_digest)
         weights = await workshop.weights(assignment.model, assignment.model_url, tools.plan)
@@ -210,7 +210,7 @@ class Agent:
         except BaseException:
             stop.set()  # the thread is the process's only one: other rounds wait for it
             raise
-        await accepted.wait()
+        await self._accepted.wait()
         await self._upload(round_id, assignment.ticket, parcel)
 
     def _train(self, tools: Tools, weights: Weights, round_id: RoundId, stop: Stop, wanted_steps: int | None = None) -> Update:

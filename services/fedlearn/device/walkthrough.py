@@ -118,6 +118,9 @@ class ManualAgent(Agent):
         super().__init__(home, workshop, aggregator, checkin_seconds, conditions)
         self._hand = hand
 
+    async def _accept(self, round_id: RoundId) -> None:
+        """Nothing: the server is told by a step."""
+
     async def _contribute(self, round_id: RoundId, assignment: Assignment) -> None:
         workshop, hand, name = self._workshop, self._hand, assignment.device
 
