@@ -33,7 +33,8 @@ class Launcher:
 
     def __init__(self, options: MachineOptions, directory: Path, say: Say) -> None:
         self._options, self._say = options, say
-        self.directory, self.logs = directory, directory / "logs"
+        self.directory = directory.resolve()  # its processes run in other directories
+        self.logs = self.directory / "logs"
         self._services = Services()
         self._storage: LocalStorage | None = None
         self._nursery: Nursery | None = None
