@@ -9,10 +9,11 @@ import hashlib
 import random
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 from botocore.exceptions import (
@@ -27,11 +28,12 @@ from botocore.exceptions import (
 )
 from botocore.exceptions import ConnectionError as NotConnected
 
-from fedlearn.adapters.direct import Direct
+from fedlearn.adapters.direct import Direct, Incoming
 from fedlearn.adapters.s3 import S3Settings, UrlSigner, s3_client
+from fedlearn.adapters.sources import Held
 from fedlearn.config import StorageSettings
 from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
-from fedlearn.core.ports import Part, StoredObject, UploadGrant
+from fedlearn.core.ports import Part, Source, StoredObject, UploadGrant
 from fedlearn.telemetry.metrics import storage as metrics
 from fedlearn.telemetry.metrics.storage import Fault, Operation
 
@@ -103,6 +105,21 @@ class S3ObjectStore:
         body = self.get(key, start=start, length=len(out))
         out[: len(body)] = body
         return len(body)
+
+    @contextmanager
+    def reading(self, key: str) -> Iterator[Source]:
+        began, incoming = time.perf_counter(), None
+        if self._direct is not None:
+            incoming = self._direct.open(self._sign(self._own, "GET", key, _SIGNED_SECONDS))
+        if incoming is None:
+            yield Held(self.get(key))
+            return
+        coming = _Coming(self, key, incoming)
+        coming.seconds += time.perf_counter() - began
+        try:
+            yield coming
+        finally:
+            coming.close()
 
     def put(self, key: str, body: bytes | memoryview, *, sha256: str | None = None) -> None:
         if len(body) > _SINGLE_BYTES:
@@ -347,6 +364,39 @@ class S3ObjectStore:
             raise Refusal(Code.STORAGE_DENIED, f"This credential does not allow the call on {where}: {error}") from error
         metrics.ERRORS.labels(name, Fault.OTHER).inc()
         raise Refusal(Code.BAD_REQUEST, f"The object storage does not take the call on {where}: {error}") from error
+
+
+class _Coming:
+    """An object on its way; where its connection breaks, the rest is read in ranges, as `get_into` does."""
+
+    def __init__(self, store: S3ObjectStore, key: str, incoming: Incoming) -> None:
+        self.size, self.seconds = incoming.size, 0.0
+        self._store, self._key, self._position = store, key, 0
+        self._incoming: Incoming | None = incoming
+
+    def fill(self, out: memoryview) -> None:
+        began = time.perf_counter()
+        if self._incoming is not None and not self._filled(self._incoming, out):
+            self._incoming.close()
+            self._incoming = None
+        if self._incoming is None and self._store.get_into(self._key, out, start=self._position) != len(out):
+            raise Outage(Code.STORAGE_UNAVAILABLE, f"{self._key} ends before its {self.size} bytes have come.")
+        self._position += len(out)
+        self.seconds += time.perf_counter() - began
+
+    def close(self) -> None:
+        metrics.SECONDS.labels(Operation.GET).observe(self.seconds)
+        if self._incoming is not None:
+            metrics.READ_BYTES.inc(self._position)
+            self._incoming.close()
+
+    @staticmethod
+    def _filled(incoming: Incoming, out: memoryview) -> bool:
+        try:
+            incoming.fill(out)
+        except (OSError, HTTPException):
+            return False
+        return True
 
 
 def object_store(settings: StorageSettings, bucket: str) -> S3ObjectStore:

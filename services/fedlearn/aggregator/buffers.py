@@ -9,27 +9,27 @@ from fedlearn.core.updates import Vector
 
 
 class Buffers:
-    """Memory for updates as they lie in storage, one per worker at most, and for opened ones, which wait to be added.
+    """Memory for the pieces that updates are read in, one per worker at most, and for opened ones, which wait to be added.
 
     Args:
-        sealed_bytes: the most that an update has in storage.
+        piece_bytes: the longest piece.
         parameters: the elements of an opened one.
     """
 
-    def __init__(self, sealed_bytes: int, parameters: int) -> None:
-        self._sealed_bytes, self._parameters = sealed_bytes, parameters
+    def __init__(self, piece_bytes: int, parameters: int) -> None:
+        self._piece_bytes, self._parameters = piece_bytes, parameters
         # list.pop and list.append are atomic
-        self._sealed: list[memoryview] = []
+        self._pieces: list[memoryview] = []
         self._opened: list[Vector] = []
 
     @contextmanager
-    def sealed(self) -> Iterator[memoryview]:
-        """Memory for a sealed update; it is free again once it is opened, and then still in the cache."""
-        memory = self._sealed.pop() if self._sealed else np.empty(self._sealed_bytes, np.uint8).data
+    def piece(self) -> Iterator[memoryview]:
+        """Memory for one piece after the other of an update; it stays in the cache."""
+        memory = self._pieces.pop() if self._pieces else np.empty(self._piece_bytes, np.uint8).data
         try:
             yield memory
         finally:
-            self._sealed.append(memory)
+            self._pieces.append(memory)
 
     def take(self) -> Vector:
         """Memory for an opened update, until it is given back."""

@@ -10,6 +10,7 @@ others' sums at the close.
 
 import os
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
@@ -29,7 +30,7 @@ from fedlearn.core.ids import DeviceId, shard_of
 from fedlearn.core.ports import ObjectStore
 from fedlearn.core.robust import Floats
 from fedlearn.core.updates import Update, Vector, check_claims
-from fedlearn.protocol.envelope import UpdateContext, layout_of, open_update
+from fedlearn.protocol.envelope import Coming, UpdateContext, layout_of, open_update
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingKey
 from fedlearn.telemetry.metrics import aggregator as metrics
@@ -73,7 +74,7 @@ class Folding:
 
     def __init__(self, descriptor: Descriptor, plan: Plan, key: SealingKey, updates: ObjectStore, *, shard: int = 0) -> None:
         self.descriptor, self.plan, self.key, self.shard = descriptor, plan, key, shard
-        self._updates, self._buffers = updates, Buffers(self.max_update_bytes + 1, plan.parameters)
+        self._updates, self._buffers = updates, Buffers(layout_of(plan).longest_piece, plan.parameters)
         self._lock = threading.Lock()  # of the names, and held for no longer than it takes to read or write them
         self._adding = threading.Lock()  # of the sum, and of who is counted
         self._ring = max(1, min(_RING_MOST, _RING_BYTES // (4 * plan.parameters + 1))) if plan.aggregation.rule is None else 1
@@ -300,8 +301,8 @@ class Folding:
     def _consider_whole(self, device: DeviceId, digest: str) -> None:
         opened, kept = self._buffers.take(), False
         try:
-            with self._buffers.sealed() as sealed:
-                update = self._open(device, digest, sealed, opened)
+            with self._buffers.piece() as piece:
+                update = self._open(device, digest, piece, opened)
             with metrics.FOLD_SECONDS.time(), self._adding:
                 self._fold(device, digest, update, opened)
             kept = True  # until it has been added to the sum
@@ -357,23 +358,30 @@ class Folding:
             self._examples[device] = update.examples
             self._refused.pop(device, None)
 
-    def _open(self, device: DeviceId, digest: str, sealed: memoryview, opened: Vector) -> Update:
-        with metrics.FETCH_SECONDS.time():
-            try:
-                length = self._updates.get_into(update_key(self.descriptor.id, device, digest), sealed)
-            except Refusal as refusal:
-                if refusal.code is Code.NOT_FOUND:
-                    raise Refusal(Code.UPDATE_MISSING, f"The update of {device} is not in object storage.") from refusal
-                raise
-        blob = sealed[:length]
-        metrics.UPDATES_RECEIVED.inc()
-        metrics.UPDATE_BYTES.inc(len(blob))
-        if len(blob) > self.max_update_bytes:
-            raise Refusal(Code.UPDATE_TOO_LARGE, f"The plan's updates have at most {self.max_update_bytes} bytes.")
-        with metrics.OPEN_SECONDS.time():
-            context = self._context(device)
-            update = open_update(blob, key=self.key, context=context, plan=self.plan, digest=digest, out=opened)
-            check_claims(update, max_examples=self.plan.max_examples)
+    def _open(self, device: DeviceId, digest: str, memory: memoryview, opened: Vector) -> Update:
+        began, waited = time.perf_counter(), 0.0
+        try:
+            with self._updates.reading(update_key(self.descriptor.id, device, digest)) as source:
+                waited = time.perf_counter() - began
+                metrics.UPDATES_RECEIVED.inc()
+                metrics.UPDATE_BYTES.inc(source.size)
+
+                def take(length: int) -> memoryview:
+                    nonlocal waited
+                    asked, piece = time.perf_counter(), memory[:length]
+                    source.fill(piece)
+                    waited += time.perf_counter() - asked
+                    return piece
+
+                sealed, context = Coming(source.size, take), self._context(device)
+                update = open_update(sealed, key=self.key, context=context, plan=self.plan, digest=digest, out=opened)
+        except Refusal as refusal:
+            if refusal.code is Code.NOT_FOUND:
+                raise Refusal(Code.UPDATE_MISSING, f"The update of {device} is not in object storage.") from refusal
+            raise
+        check_claims(update, max_examples=self.plan.max_examples)
+        metrics.FETCH_SECONDS.observe(waited)
+        metrics.OPEN_SECONDS.observe(time.perf_counter() - began - waited)
         return update
 
     def _fold(self, device: DeviceId, digest: str, update: Update, opened: Vector) -> None:

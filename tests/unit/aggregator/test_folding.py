@@ -309,7 +309,7 @@ def test_no_more_buffers_are_held_than_the_ring_has_and_than_updates_are_opened_
         list(threads.map(lambda item: folding.consider(*item), digests.items()))
     buffers = folding._buffers
     assert len(buffers._opened) + len(folding._checked) <= 8 + 2
-    assert len(buffers._sealed) <= 2
+    assert len(buffers._pieces) <= 2
 
 
 def test_the_hold_out_metrics_are_means_weighted_by_what_was_held_out(sealed: SealedRound, folding: Folding) -> None:
