@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import numpy as np
 
 from fedlearn.core.updates import Vector
+from fedlearn.protocol.envelope import layout_of
+from fedlearn.protocol.plans import Plan
 
 
 class Buffers:
@@ -17,15 +19,21 @@ class Buffers:
     """
 
     def __init__(self, piece_bytes: int, parameters: int) -> None:
-        self._piece_bytes, self._parameters = piece_bytes, parameters
+        self.sizes = piece_bytes, parameters
         # list.pop and list.append are atomic
         self._pieces: list[memoryview] = []
         self._opened: list[Vector] = []
 
+    @classmethod
+    def of(cls, plan: Plan, earlier: "Buffers | None" = None) -> "Buffers":
+        """Those for updates of this plan: the earlier ones, if they have its sizes."""
+        sizes = layout_of(plan).longest_piece, plan.parameters
+        return earlier if earlier is not None and earlier.sizes == sizes else cls(*sizes)
+
     @contextmanager
     def piece(self) -> Iterator[memoryview]:
         """Memory for one piece after the other of an update; it stays in the cache."""
-        memory = self._pieces.pop() if self._pieces else np.empty(self._piece_bytes, np.uint8).data
+        memory = self._pieces.pop() if self._pieces else np.empty(self.sizes[0], np.uint8).data
         try:
             yield memory
         finally:
@@ -33,7 +41,7 @@ class Buffers:
 
     def take(self) -> Vector:
         """Memory for an opened update, until it is given back."""
-        return self._opened.pop() if self._opened else np.empty(self._parameters, np.float32)
+        return self._opened.pop() if self._opened else np.empty(self.sizes[1], np.float32)
 
     def give(self, opened: Vector) -> None:
         self._opened.append(opened)

@@ -70,11 +70,21 @@ class Folding:
         key: the round's private sealing key.
         updates: the updates bucket.
         shard: which of the round's aggregators this is.
+        buffers: an earlier round's, which are used again where they fit.
     """
 
-    def __init__(self, descriptor: Descriptor, plan: Plan, key: SealingKey, updates: ObjectStore, *, shard: int = 0) -> None:
+    def __init__(
+        self,
+        descriptor: Descriptor,
+        plan: Plan,
+        key: SealingKey,
+        updates: ObjectStore,
+        *,
+        shard: int = 0,
+        buffers: Buffers | None = None,
+    ) -> None:
         self.descriptor, self.plan, self.key, self.shard = descriptor, plan, key, shard
-        self._updates, self._buffers = updates, Buffers(layout_of(plan).longest_piece, plan.parameters)
+        self._updates, self._buffers = updates, Buffers.of(plan, buffers)
         self._lock = threading.Lock()  # of the names, and held for no longer than it takes to read or write them
         self._adding = threading.Lock()  # of the sum, and of who is counted
         self._ring = max(1, min(_RING_MOST, _RING_BYTES // (4 * plan.parameters + 1))) if plan.aggregation.rule is None else 1
@@ -245,7 +255,7 @@ class Folding:
             # in the record's order: a float64 sum in another one may differ in its last bit
             fits = not (self._spoiled or self._sum.taken) and list(self._folded.items()) == own[: len(self._folded)]
         if not fits:
-            folding = Folding(self.descriptor, self.plan, self.key, self._updates, shard=self.shard)
+            folding = Folding(self.descriptor, self.plan, self.key, self._updates, shard=self.shard, buffers=self._buffers)
             folding.resume()
         for device, digest in own:
             folding.consider(device, digest)
