@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 from botocore.exceptions import (
@@ -28,9 +27,9 @@ from botocore.exceptions import (
 )
 from botocore.exceptions import ConnectionError as NotConnected
 
-from fedlearn.adapters.direct import Direct, Incoming
+from fedlearn.adapters.direct import Direct
 from fedlearn.adapters.s3 import S3Settings, UrlSigner, s3_client
-from fedlearn.adapters.sources import Held
+from fedlearn.adapters.sources import Arriving, Held
 from fedlearn.config import StorageSettings
 from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
 from fedlearn.core.ports import Part, Source, StoredObject, UploadGrant
@@ -114,12 +113,13 @@ class S3ObjectStore:
         if incoming is None:
             yield Held(self.get(key))
             return
-        coming = _Coming(self, key, incoming)
-        coming.seconds += time.perf_counter() - began
+        source = Arriving(incoming, partial(self._rest_into, key), time.perf_counter() - began)
         try:
-            yield coming
+            yield source
         finally:
-            coming.close()
+            source.close()
+            metrics.SECONDS.labels(Operation.GET).observe(source.seconds)
+            metrics.READ_BYTES.inc(source.arrived)
 
     def put(self, key: str, body: bytes | memoryview, *, sha256: str | None = None) -> None:
         if len(body) > _SINGLE_BYTES:
@@ -199,6 +199,10 @@ class S3ObjectStore:
             written = self._direct.write(url, headers, body)
         metrics.WRITTEN_BYTES.inc(len(body) if written else 0)
         return written
+
+    def _rest_into(self, key: str, out: memoryview, start: int) -> None:
+        if self.get_into(key, out, start=start) != len(out):
+            raise Outage(Code.STORAGE_UNAVAILABLE, f"{self._bucket}/{key} ends before all that it had has come.")
 
     def _put_in_parts(self, key: str, body: memoryview) -> None:
         """As one piece it would have to be sent anew, all of it, whenever the storage pauses for longer than a timeout."""
@@ -364,39 +368,6 @@ class S3ObjectStore:
             raise Refusal(Code.STORAGE_DENIED, f"This credential does not allow the call on {where}: {error}") from error
         metrics.ERRORS.labels(name, Fault.OTHER).inc()
         raise Refusal(Code.BAD_REQUEST, f"The object storage does not take the call on {where}: {error}") from error
-
-
-class _Coming:
-    """An object on its way; where its connection breaks, the rest is read in ranges, as `get_into` does."""
-
-    def __init__(self, store: S3ObjectStore, key: str, incoming: Incoming) -> None:
-        self.size, self.seconds = incoming.size, 0.0
-        self._store, self._key, self._position = store, key, 0
-        self._incoming: Incoming | None = incoming
-
-    def fill(self, out: memoryview) -> None:
-        began = time.perf_counter()
-        if self._incoming is not None and not self._filled(self._incoming, out):
-            self._incoming.close()
-            self._incoming = None
-        if self._incoming is None and self._store.get_into(self._key, out, start=self._position) != len(out):
-            raise Outage(Code.STORAGE_UNAVAILABLE, f"{self._key} ends before its {self.size} bytes have come.")
-        self._position += len(out)
-        self.seconds += time.perf_counter() - began
-
-    def close(self) -> None:
-        metrics.SECONDS.labels(Operation.GET).observe(self.seconds)
-        if self._incoming is not None:
-            metrics.READ_BYTES.inc(self._position)
-            self._incoming.close()
-
-    @staticmethod
-    def _filled(incoming: Incoming, out: memoryview) -> bool:
-        try:
-            incoming.fill(out)
-        except (OSError, HTTPException):
-            return False
-        return True
 
 
 def object_store(settings: StorageSettings, bucket: str) -> S3ObjectStore:

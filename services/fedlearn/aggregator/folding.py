@@ -10,7 +10,6 @@ others' sums at the close.
 
 import os
 import threading
-import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
@@ -21,6 +20,7 @@ import numpy as np
 from fedlearn.aggregator.buffers import Buffers
 from fedlearn.aggregator.gathering import Sealed, SealedBlocks, combine, fetchers
 from fedlearn.aggregator.layout import Descriptor, update_key
+from fedlearn.aggregator.opening import open_coming
 from fedlearn.aggregator.partials import Chain, Partials
 from fedlearn.aggregator.strategies import rule_of
 from fedlearn.aggregator.streaming import Checked, Reader
@@ -29,8 +29,8 @@ from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, shard_of
 from fedlearn.core.ports import ObjectStore
 from fedlearn.core.robust import Floats
-from fedlearn.core.updates import Update, Vector, check_claims
-from fedlearn.protocol.envelope import Coming, UpdateContext, layout_of, open_update
+from fedlearn.core.updates import Update, Vector
+from fedlearn.protocol.envelope import UpdateContext, layout_of
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingKey
 from fedlearn.telemetry.metrics import aggregator as metrics
@@ -369,30 +369,14 @@ class Folding:
             self._refused.pop(device, None)
 
     def _open(self, device: DeviceId, digest: str, memory: memoryview, opened: Vector) -> Update:
-        began, waited = time.perf_counter(), 0.0
         try:
             with self._updates.reading(update_key(self.descriptor.id, device, digest)) as source:
-                waited = time.perf_counter() - began
-                metrics.UPDATES_RECEIVED.inc()
-                metrics.UPDATE_BYTES.inc(source.size)
-
-                def take(length: int) -> memoryview:
-                    nonlocal waited
-                    asked, piece = time.perf_counter(), memory[:length]
-                    source.fill(piece)
-                    waited += time.perf_counter() - asked
-                    return piece
-
-                sealed, context = Coming(source.size, take), self._context(device)
-                update = open_update(sealed, key=self.key, context=context, plan=self.plan, digest=digest, out=opened)
+                context = self._context(device)
+                return open_coming(source, digest, key=self.key, context=context, plan=self.plan, memory=memory, out=opened)
         except Refusal as refusal:
             if refusal.code is Code.NOT_FOUND:
                 raise Refusal(Code.UPDATE_MISSING, f"The update of {device} is not in object storage.") from refusal
             raise
-        check_claims(update, max_examples=self.plan.max_examples)
-        metrics.FETCH_SECONDS.observe(waited)
-        metrics.OPEN_SECONDS.observe(time.perf_counter() - began - waited)
-        return update
 
     def _fold(self, device: DeviceId, digest: str, update: Update, opened: Vector) -> None:
         """Count an update; its memory is given back when it has been added to the sum."""
