@@ -34,6 +34,7 @@ from fedlearn.core.robust import GeometricMedian, Median, MultiKrum, NormBound, 
 from fedlearn.core.updates import Update
 from fedlearn.local.seaweed import UPDATES
 from fedlearn.local.storage import LocalStorage
+from fedlearn.protocol.envelope import layout_of
 from fedlearn.protocol.plans import TensorSpec
 from folding_round import RING_MEGABYTES, SealedUpdates, peak_of
 from results import Figure, show
@@ -219,11 +220,16 @@ def from_storage(count: int, repetitions: int, workers: int) -> list[Figure]:
             assert folding.counts().folded.keys() == digests.keys()
 
         keys = [sealed.key_of(*item) for item in digests.items()]
-        buffers = [memoryview(bytearray(size)) for _ in range(workers)]
+        pieces = [memoryview(bytearray(layout_of(plan).longest_piece)) for _ in range(workers)]
 
         def get_share(number: int) -> None:
             for key in keys[number::workers]:
-                assert store.get_into(key, buffers[number]) == size
+                with store.reading(key) as source:
+                    left = source.size
+                    while left:
+                        length = min(left, len(pieces[number]))
+                        source.fill(pieces[number][:length])
+                        left -= length
 
         def get_only() -> None:
             with ThreadPoolExecutor(workers) as threads:

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from deployments import memory_megabytes
 from fedlearn.adapters.objects import S3ObjectStore
 from fedlearn.adapters.s3 import S3Settings
+from fedlearn.aggregator.buffers import Buffers
 from fedlearn.aggregator.folding import Folding
 from fedlearn.aggregator.layout import Descriptor, update_key
 from fedlearn.aggregator.publishing import Publisher
@@ -54,13 +55,15 @@ class SealedUpdates:
             kid=self.key.kid,
             wrapped_key=base64.b64encode(self.key.wrap(self.identity)).decode(),
         )
+        self._buffers = Buffers.of(plan)
         self._delta = np.random.default_rng(0).normal(0, 0.05, plan.parameters).astype(np.float32)
 
     def key_of(self, device: DeviceId, digest: str) -> str:
         return update_key(ROUND, device, digest)
 
     def folding(self) -> Folding:
-        return Folding(self.descriptor, self.plan, self.key, self.store)
+        """A round's sum; rounds of the same plan use the same buffers, as an aggregator's do."""
+        return Folding(self.descriptor, self.plan, self.key, self.store, buffers=self._buffers)
 
     def bring(self, numbers: Iterable[int]) -> dict[DeviceId, str]:
         """Seal and store so many devices' updates; each has its own content key, so no two are alike in storage."""

@@ -20,10 +20,21 @@ from fedlearn.local.seaweed import UPDATES, Role
 from fedlearn.local.storage import LocalStorage
 
 BODY = bytes(range(256))
+
+
+def read_in_pieces(store: ObjectStore, key: str, *lengths: int) -> bytes:
+    with store.reading(key) as source:
+        pieces = [bytearray(length) for length in lengths]
+        for piece in pieces:
+            source.fill(memoryview(piece))
+    return b"".join(pieces)
+
+
 CALLS: Mapping[str, Callable[[ObjectStore, str], Any]] = {
     "get": lambda store, key: store.get(key),
     "get of a range": lambda store, key: store.get(key, start=1, length=1),
     "get_into": lambda store, key: store.get_into(key, memoryview(bytearray(4))),
+    "reading": lambda store, key: read_in_pieces(store, key, len(BODY)),
     "put": lambda store, key: store.put(key, b"forged"),
     "put with its digest": lambda store, key: store.put(key, b"forged", sha256=hashlib.sha256(b"forged").hexdigest()),
     "put_once": lambda store, key: store.put_once(key, b"forged"),
@@ -204,6 +215,39 @@ def test_get_into_reads_many_objects_of_several_chunks_at_once(subject: Subject)
 
     with ThreadPoolExecutor(3) as pool:
         assert all(pool.map(read, bodies))
+
+
+def test_an_object_is_read_piece_by_piece(subject: Subject) -> None:
+    subject.store.put(subject.key(), BODY)
+    with subject.store.reading(subject.key()) as source:
+        assert source.size == len(BODY)
+    assert read_in_pieces(subject.store, subject.key(), 1, 0, 100, 155) == BODY
+
+
+def test_reading_may_end_early_and_others_read_on(subject: Subject) -> None:
+    bodies = {subject.key(f"large-{n}"): bytes([n]) * (9 << 20) for n in range(6)}
+    for key, body in bodies.items():
+        subject.store.put(key, body)
+
+    def read(key: str) -> bool:
+        start, piece = read_in_pieces(subject.store, key, 10), 3 << 20
+        return read_in_pieces(subject.store, key, piece, piece, piece) == bodies[key] and start == bodies[key][:10]
+
+    with ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(read, bodies))
+
+
+def test_no_more_is_read_than_there_is(subject: Subject) -> None:
+    subject.store.put(subject.key(), BODY)
+    with pytest.raises(Outage) as outage:
+        read_in_pieces(subject.store, subject.key(), 200, 57)
+    assert outage.value.code is Code.STORAGE_UNAVAILABLE
+
+
+def test_reading_what_is_not_there_is_refused(subject: Subject) -> None:
+    with pytest.raises(Refusal) as refusal:
+        read_in_pieces(subject.store, subject.key(), 1)
+    assert refusal.value.code is Code.NOT_FOUND
 
 
 # --- writing once

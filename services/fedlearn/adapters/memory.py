@@ -4,11 +4,13 @@ import hashlib
 import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from fedlearn.adapters.sources import Held
 from fedlearn.core.errors import Code, Outage, Refusal
-from fedlearn.core.ports import Clock, Part, StoredObject, UploadGrant
+from fedlearn.core.ports import Clock, Part, Source, StoredObject, UploadGrant
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,10 @@ class MemoryObjectStore:
         body = self.get(key, start=start, length=len(out))
         out[: len(body)] = body
         return len(body)
+
+    @contextmanager
+    def reading(self, key: str) -> Iterator[Source]:
+        yield Held(self.get(key))
 
     def put(self, key: str, body: bytes | memoryview, *, sha256: str | None = None) -> None:  # noqa: ARG002 - the port's
         objects = self._write()

@@ -9,8 +9,8 @@ import hashlib
 import random
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
@@ -29,9 +29,10 @@ from botocore.exceptions import ConnectionError as NotConnected
 
 from fedlearn.adapters.direct import Direct
 from fedlearn.adapters.s3 import S3Settings, UrlSigner, s3_client
+from fedlearn.adapters.sources import Arriving, Held
 from fedlearn.config import StorageSettings
 from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
-from fedlearn.core.ports import Part, StoredObject, UploadGrant
+from fedlearn.core.ports import Part, Source, StoredObject, UploadGrant
 from fedlearn.telemetry.metrics import storage as metrics
 from fedlearn.telemetry.metrics.storage import Fault, Operation
 
@@ -103,6 +104,22 @@ class S3ObjectStore:
         body = self.get(key, start=start, length=len(out))
         out[: len(body)] = body
         return len(body)
+
+    @contextmanager
+    def reading(self, key: str) -> Iterator[Source]:
+        began, incoming = time.perf_counter(), None
+        if self._direct is not None:
+            incoming = self._direct.open(self._sign(self._own, "GET", key, _SIGNED_SECONDS))
+        if incoming is None:
+            yield Held(self.get(key))
+            return
+        source = Arriving(incoming, partial(self._rest_into, key), time.perf_counter() - began)
+        try:
+            yield source
+        finally:
+            source.close()
+            metrics.SECONDS.labels(Operation.GET).observe(source.seconds)
+            metrics.READ_BYTES.inc(source.arrived)
 
     def put(self, key: str, body: bytes | memoryview, *, sha256: str | None = None) -> None:
         if len(body) > _SINGLE_BYTES:
@@ -182,6 +199,10 @@ class S3ObjectStore:
             written = self._direct.write(url, headers, body)
         metrics.WRITTEN_BYTES.inc(len(body) if written else 0)
         return written
+
+    def _rest_into(self, key: str, out: memoryview, start: int) -> None:
+        if self.get_into(key, out, start=start) != len(out):
+            raise Outage(Code.STORAGE_UNAVAILABLE, f"{self._bucket}/{key} ends before all that it had has come.")
 
     def _put_in_parts(self, key: str, body: memoryview) -> None:
         """As one piece it would have to be sent anew, all of it, whenever the storage pauses for longer than a timeout."""

@@ -6,34 +6,42 @@ from contextlib import contextmanager
 import numpy as np
 
 from fedlearn.core.updates import Vector
+from fedlearn.protocol.envelope import layout_of
+from fedlearn.protocol.plans import Plan
 
 
 class Buffers:
-    """Memory for updates as they lie in storage, one per worker at most, and for opened ones, which wait to be added.
+    """Memory for the pieces that updates are read in, one per worker at most, and for opened ones, which wait to be added.
 
     Args:
-        sealed_bytes: the most that an update has in storage.
+        piece_bytes: the longest piece.
         parameters: the elements of an opened one.
     """
 
-    def __init__(self, sealed_bytes: int, parameters: int) -> None:
-        self._sealed_bytes, self._parameters = sealed_bytes, parameters
+    def __init__(self, piece_bytes: int, parameters: int) -> None:
+        self.sizes = piece_bytes, parameters
         # list.pop and list.append are atomic
-        self._sealed: list[memoryview] = []
+        self._pieces: list[memoryview] = []
         self._opened: list[Vector] = []
 
+    @classmethod
+    def of(cls, plan: Plan, earlier: "Buffers | None" = None) -> "Buffers":
+        """Those for updates of this plan: the earlier ones, if they have its sizes."""
+        sizes = layout_of(plan).longest_piece, plan.parameters
+        return earlier if earlier is not None and earlier.sizes == sizes else cls(*sizes)
+
     @contextmanager
-    def sealed(self) -> Iterator[memoryview]:
-        """Memory for a sealed update; it is free again once it is opened, and then still in the cache."""
-        memory = self._sealed.pop() if self._sealed else np.empty(self._sealed_bytes, np.uint8).data
+    def piece(self) -> Iterator[memoryview]:
+        """Memory for one piece after the other of an update; it stays in the cache."""
+        memory = self._pieces.pop() if self._pieces else np.empty(self.sizes[0], np.uint8).data
         try:
             yield memory
         finally:
-            self._sealed.append(memory)
+            self._pieces.append(memory)
 
     def take(self) -> Vector:
         """Memory for an opened update, until it is given back."""
-        return self._opened.pop() if self._opened else np.empty(self._parameters, np.float32)
+        return self._opened.pop() if self._opened else np.empty(self.sizes[1], np.float32)
 
     def give(self, opened: Vector) -> None:
         self._opened.append(opened)

@@ -20,6 +20,7 @@ import numpy as np
 from fedlearn.aggregator.buffers import Buffers
 from fedlearn.aggregator.gathering import Sealed, SealedBlocks, combine, fetchers
 from fedlearn.aggregator.layout import Descriptor, update_key
+from fedlearn.aggregator.opening import open_coming
 from fedlearn.aggregator.partials import Chain, Partials
 from fedlearn.aggregator.strategies import rule_of
 from fedlearn.aggregator.streaming import Checked, Reader
@@ -28,8 +29,8 @@ from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, shard_of
 from fedlearn.core.ports import ObjectStore
 from fedlearn.core.robust import Floats
-from fedlearn.core.updates import Update, Vector, check_claims
-from fedlearn.protocol.envelope import UpdateContext, layout_of, open_update
+from fedlearn.core.updates import Update, Vector
+from fedlearn.protocol.envelope import UpdateContext, layout_of
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingKey
 from fedlearn.telemetry.metrics import aggregator as metrics
@@ -69,11 +70,21 @@ class Folding:
         key: the round's private sealing key.
         updates: the updates bucket.
         shard: which of the round's aggregators this is.
+        buffers: an earlier round's, which are used again where they fit.
     """
 
-    def __init__(self, descriptor: Descriptor, plan: Plan, key: SealingKey, updates: ObjectStore, *, shard: int = 0) -> None:
+    def __init__(
+        self,
+        descriptor: Descriptor,
+        plan: Plan,
+        key: SealingKey,
+        updates: ObjectStore,
+        *,
+        shard: int = 0,
+        buffers: Buffers | None = None,
+    ) -> None:
         self.descriptor, self.plan, self.key, self.shard = descriptor, plan, key, shard
-        self._updates, self._buffers = updates, Buffers(self.max_update_bytes + 1, plan.parameters)
+        self._updates, self._buffers = updates, Buffers.of(plan, buffers)
         self._lock = threading.Lock()  # of the names, and held for no longer than it takes to read or write them
         self._adding = threading.Lock()  # of the sum, and of who is counted
         self._ring = max(1, min(_RING_MOST, _RING_BYTES // (4 * plan.parameters + 1))) if plan.aggregation.rule is None else 1
@@ -244,7 +255,7 @@ class Folding:
             # in the record's order: a float64 sum in another one may differ in its last bit
             fits = not (self._spoiled or self._sum.taken) and list(self._folded.items()) == own[: len(self._folded)]
         if not fits:
-            folding = Folding(self.descriptor, self.plan, self.key, self._updates, shard=self.shard)
+            folding = Folding(self.descriptor, self.plan, self.key, self._updates, shard=self.shard, buffers=self._buffers)
             folding.resume()
         for device, digest in own:
             folding.consider(device, digest)
@@ -300,8 +311,8 @@ class Folding:
     def _consider_whole(self, device: DeviceId, digest: str) -> None:
         opened, kept = self._buffers.take(), False
         try:
-            with self._buffers.sealed() as sealed:
-                update = self._open(device, digest, sealed, opened)
+            with self._buffers.piece() as piece:
+                update = self._open(device, digest, piece, opened)
             with metrics.FOLD_SECONDS.time(), self._adding:
                 self._fold(device, digest, update, opened)
             kept = True  # until it has been added to the sum
@@ -357,24 +368,15 @@ class Folding:
             self._examples[device] = update.examples
             self._refused.pop(device, None)
 
-    def _open(self, device: DeviceId, digest: str, sealed: memoryview, opened: Vector) -> Update:
-        with metrics.FETCH_SECONDS.time():
-            try:
-                length = self._updates.get_into(update_key(self.descriptor.id, device, digest), sealed)
-            except Refusal as refusal:
-                if refusal.code is Code.NOT_FOUND:
-                    raise Refusal(Code.UPDATE_MISSING, f"The update of {device} is not in object storage.") from refusal
-                raise
-        blob = sealed[:length]
-        metrics.UPDATES_RECEIVED.inc()
-        metrics.UPDATE_BYTES.inc(len(blob))
-        if len(blob) > self.max_update_bytes:
-            raise Refusal(Code.UPDATE_TOO_LARGE, f"The plan's updates have at most {self.max_update_bytes} bytes.")
-        with metrics.OPEN_SECONDS.time():
-            context = self._context(device)
-            update = open_update(blob, key=self.key, context=context, plan=self.plan, digest=digest, out=opened)
-            check_claims(update, max_examples=self.plan.max_examples)
-        return update
+    def _open(self, device: DeviceId, digest: str, memory: memoryview, opened: Vector) -> Update:
+        try:
+            with self._updates.reading(update_key(self.descriptor.id, device, digest)) as source:
+                context = self._context(device)
+                return open_coming(source, digest, key=self.key, context=context, plan=self.plan, memory=memory, out=opened)
+        except Refusal as refusal:
+            if refusal.code is Code.NOT_FOUND:
+                raise Refusal(Code.UPDATE_MISSING, f"The update of {device} is not in object storage.") from refusal
+            raise
 
     def _fold(self, device: DeviceId, digest: str, update: Update, opened: Vector) -> None:
         """Count an update; its memory is given back when it has been added to the sum."""

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from fedlearn.adapters.http import persist, spawn
 from fedlearn.adapters.web import Probe
+from fedlearn.aggregator.buffers import Buffers
 from fedlearn.aggregator.closing import Closer
 from fedlearn.aggregator.folding import Folding
 from fedlearn.aggregator.layout import (
@@ -83,6 +84,7 @@ class Rounds:
         self._save_every, self._shard = save_every, shard
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="fold")
         self._rounds: dict[RoundId, OpenRound] = {}
+        self._buffers: Buffers | None = None
         self._sweeper = Sweeper(updates, self._threads, upload_seconds)
         self._recovered = False
         self._probe = Probe(lambda: updates.list("ready"), Code.STORAGE_UNAVAILABLE, "object storage")
@@ -279,7 +281,8 @@ class Rounds:
         return round_
 
     def _folding(self, descriptor: Descriptor, plan: Plan, key: SealingKey) -> Folding:
-        return Folding(descriptor, plan, key, self._updates, shard=self._shard)
+        self._buffers = Buffers.of(plan, self._buffers)
+        return Folding(descriptor, plan, key, self._updates, shard=self._shard, buffers=self._buffers)
 
     def _begin(self, folding: Folding) -> OpenRound:
         round_ = self._rounds[folding.descriptor.id] = OpenRound(folding)

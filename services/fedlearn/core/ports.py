@@ -1,6 +1,7 @@
 """What the domain asks of the outside. `tests/contract/` runs one suite over every implementation of each."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -42,6 +43,23 @@ class Part:
     tag: str = ""
 
 
+class Source(Protocol):
+    """An object's bytes as they come, from its first."""
+
+    @property
+    def size(self) -> int:
+        """How many they are in all."""
+        ...
+
+    def fill(self, out: memoryview) -> None:
+        """Write the next `len(out)` bytes to `out`.
+
+        Raises:
+            Outage: `storage_unavailable`.
+        """
+        ...
+
+
 class ObjectStore(Protocol):
     """One bucket of an S3-compatible storage, seen with one role's credential.
 
@@ -62,6 +80,14 @@ class ObjectStore(Protocol):
 
         Raises:
             Refusal: `not_found`. What `out` then holds is undefined.
+        """
+        ...
+
+    def reading(self, key: str) -> AbstractContextManager[Source]:
+        """The object's bytes, piece by piece; what is not asked for is not waited for.
+
+        Raises:
+            Refusal: `not_found`.
         """
         ...
 

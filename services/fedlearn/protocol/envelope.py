@@ -17,11 +17,11 @@ from fedlearn.core.updates import Update, Vector
 from fedlearn.protocol.codecs import Bytes
 from fedlearn.protocol.plans import Plan, UpdateFormat
 from fedlearn.protocol.sealing import SealingKey, SealingPublicKey
-from fedlearn.protocol.windows import Header, Layout, Opening, Span, digest_of, open_vector, read_header, seal_vector
+from fedlearn.protocol.windows import Coming, Header, Layout, Opening, Span, digest_of, open_vector, read_header, seal_vector
 
 __all__ = [
-    "Header", "Metadata", "Opening", "Span", "UpdateContext", "digest_of", "layout_of", "open_envelope", "open_metadata",
-    "open_update", "read_header", "seal",
+    "Coming", "Header", "Metadata", "Opening", "Span", "UpdateContext", "digest_of", "layout_of", "open_envelope",
+    "open_metadata", "open_update", "read_header", "seal",
 ]  # fmt: skip
 
 _LABEL = b"fedlearn update envelope v1\n"
@@ -108,7 +108,7 @@ def seal(
 
 
 def open_update(
-    blob: Bytes,
+    sealed: Bytes | Coming,
     *,
     key: SealingKey,
     context: UpdateContext,
@@ -119,6 +119,7 @@ def open_update(
     """Open an envelope; nothing is returned before every tag, the order and the length are checked.
 
     Args:
+        sealed: as `open_vector`.
         digest: what the update is known by, if it must be that one.
         out: where to write the delta: contiguous float32, shape (plan.parameters,). The update's delta is then `out` itself.
             Its content is undefined after a refusal.
@@ -127,7 +128,7 @@ def open_update(
         Refusal: `update_malformed`; `update_tampered` (a tag fails, another key or another context); `update_too_large`
             (it claims more than the plan allows); `update_shape`; `update_dtype`; `update_digest`; `update_base`.
     """
-    raw, delta = open_vector(blob, key=key, info=context.info, layout=layout_of(plan), digest=digest, out=out)
+    raw, delta = open_vector(sealed, key=key, info=context.info, layout=layout_of(plan), digest=digest, out=out)
     metadata = _read_metadata(raw, context)
     return Update(delta, metadata.examples, metadata.holdout_examples, metadata.metrics)
 

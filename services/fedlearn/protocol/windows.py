@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -37,6 +38,18 @@ class Span(NamedTuple):
 
     start: int
     length: int
+
+
+class Coming(NamedTuple):
+    """A sealed vector that is read piece by piece.
+
+    Args:
+        size: of all of it, in bytes.
+        take: gives the next so many bytes, which are the caller's until it asks for more.
+    """
+
+    size: int
+    take: Callable[[int], Bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +93,12 @@ class Layout:
     def max_bytes(self) -> int:
         """The longest that a sealed vector of this layout can be."""
         return self.header_bytes + MAX_METADATA_BYTES + TAG_BYTES + self._longest_body
+
+    @property
+    def longest_piece(self) -> int:
+        """Header, metadata and windows are read one by one; none of them can be longer."""
+        windows = range(1, self.windows + 1) if self.exact else (1,)
+        return max(self.header_bytes, MAX_METADATA_BYTES + TAG_BYTES, *(self.sealed_bytes(i).stop - 1 for i in windows))
 
     @property
     def _longest_body(self) -> int:
@@ -328,7 +347,7 @@ class Opening:
 
 
 def open_vector(
-    blob: Bytes,
+    sealed: Bytes | Coming,
     *,
     key: SealingKey,
     info: bytes,
@@ -339,6 +358,7 @@ def open_vector(
     """Open a whole sealed vector: its metadata and its coordinates, once every tag is checked.
 
     Args:
+        sealed: all of it, or what gives it piece by piece, so that each is opened while it is in the cache.
         digest: as `read_header`.
         out: where to write the coordinates: contiguous, float32 (float64 for that encoding), shape (layout.parameters,); it is
             returned. Its content is undefined after a refusal. None makes a new array.
@@ -346,21 +366,31 @@ def open_vector(
     Raises:
         Refusal: as `read_header` and `Opening`; `update_malformed` also when bytes are missing or left over.
     """
-    view = memoryview(blob).cast("B")
-    if len(view) > layout.max_bytes:
-        raise Refusal(Code.UPDATE_TOO_LARGE, f"It has {len(view)} bytes; at most {layout.max_bytes} are due.")
-    header = read_header(view, layout, digest)
-    if len(view) != header.total_bytes:
-        raise Refusal(Code.UPDATE_MALFORMED, f"It has {len(view)} bytes; its header says {header.total_bytes}.")
+    size, take = sealed if isinstance(sealed, Coming) else _pieces(sealed)
+    if size > layout.max_bytes:
+        raise Refusal(Code.UPDATE_TOO_LARGE, f"It has {size} bytes; at most {layout.max_bytes} are due.")
+    header = read_header(take(min(size, layout.header_bytes)), layout, digest)
+    if size != header.total_bytes:
+        raise Refusal(Code.UPDATE_MALFORMED, f"It has {size} bytes; its header says {header.total_bytes}.")
     opening = Opening(header, key=key, info=info)
     vector: npt.NDArray[Any] = np.empty(layout.parameters, _memory_dtype(layout)) if out is None else out
     _check_vector(vector, layout)
-    start, length = header.span(0)
-    metadata = opening.metadata(view[start : start + length])
+    metadata = opening.metadata(take(header.span(0).length))
     for index in range(1, layout.windows + 1):
-        start, length = header.span(index)
-        opening.window(index, view[start : start + length], layout.cut(vector, index))
+        opening.window(index, take(header.span(index).length), layout.cut(vector, index))
     return metadata, vector
+
+
+def _pieces(blob: Bytes) -> Coming:
+    view = memoryview(blob).cast("B")
+    start = 0
+
+    def take(length: int) -> Bytes:
+        nonlocal start
+        start += length
+        return view[start - length : start]
+
+    return Coming(len(view), take)
 
 
 def _nonce(index: int, layout: Layout) -> bytes:

@@ -10,7 +10,7 @@ import uvicorn
 from fastapi import FastAPI, Response
 from pydantic import BaseModel
 
-from fedlearn.adapters.http import ServiceClient, TokenFile, get_json, persist, spawn
+from fedlearn.adapters.http import ServiceClient, TokenFile, first_of, get_json, persist, spawn
 from fedlearn.adapters.web import listen, make_app
 from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal, SetupError
 
@@ -238,3 +238,35 @@ async def test_work_that_is_cancelled_is_no_failure() -> None:
         await asyncio.wait(group)
         await asyncio.sleep(0)
     assert lines == []
+
+
+# --- work beside watches
+
+
+async def after(event: asyncio.Event, refused: bool = False) -> str:
+    await event.wait()
+    if refused:
+        raise Refusal(Code.FORBIDDEN, "It went wrong.")
+    return "done"
+
+
+async def watch(event: asyncio.Event, refused: bool) -> None:
+    await after(event, refused)
+
+
+async def test_work_goes_on_when_a_watch_has_ended_well_and_the_others_are_still_watched() -> None:
+    end, first, second = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    working = asyncio.create_task(first_of(after(end), watch(first, False), watch(second, True)))
+    first.set()
+    await asyncio.sleep(0.01)
+    assert not working.done()
+    second.set()
+    with pytest.raises(Refusal):
+        await working
+    assert not end.is_set()
+
+
+async def test_work_that_has_ended_does_not_wait_for_its_watches() -> None:
+    end, never = asyncio.Event(), asyncio.Event()
+    end.set()
+    assert await first_of(after(end), watch(never, True)) == "done"

@@ -282,3 +282,59 @@ def test_settings_of_a_service_make_a_store(storage: Storage) -> None:
 
 def test_a_secret_does_not_show() -> None:
     assert "hidden" not in repr(S3Settings("http://localhost", access_key="key", secret_key="hidden"))
+
+
+# --- reading piece by piece
+
+
+def ranged(body: bytes) -> Callable[[list[Request]], Answer]:
+    """What a storage that has `body` answers to a GET, of a range or of all of it."""
+
+    def answer(requests: list[Request]) -> Answer:
+        if (asked := requests[-1].headers.get("range")) is None:
+            return Answer(200, body)
+        first, last = map(int, asked.removeprefix("bytes=").split("-"))
+        return Answer(206, body[first : last + 1])
+
+    return answer
+
+
+def pieces(store: S3ObjectStore, *lengths: int) -> list[bytes]:
+    with store.reading("key") as source:
+        taken = [bytearray(length) for length in lengths]
+        for piece in taken:
+            source.fill(memoryview(piece))
+    return [bytes(piece) for piece in taken]
+
+
+def test_the_pieces_of_an_object_come_by_one_request_and_its_connection_serves_again(storage: Storage) -> None:
+    storage.script = [ranged(b"0123456789")]
+    store = storage.store()
+    assert pieces(store, 3, 7) == [b"012", b"3456789"]
+    assert pieces(store, 10) == [b"0123456789"]
+    assert [request.headers.get("range") for request in storage.requests] == [None, None]
+    assert storage.connections == 1
+
+
+def test_a_connection_on_which_bytes_are_left_does_not_serve_again(storage: Storage) -> None:
+    storage.script = [ranged(b"0123456789")]
+    store = storage.store()
+    assert pieces(store, 3) == [b"012"]
+    assert pieces(store, 10) == [b"0123456789"]
+    assert storage.connections == 2
+
+
+def test_where_the_connection_breaks_the_rest_comes_in_ranges(storage: Storage) -> None:
+    storage.script = [Answer(200, b"01234", length=10), ranged(b"0123456789")]
+    assert pieces(storage.store(), 3, 4, 3) == [b"012", b"3456", b"789"]
+    assert [request.headers.get("range") for request in storage.requests] == [None, "bytes=3-6", "bytes=7-9"]
+
+
+def test_an_object_that_is_gone_in_the_middle_is_told(storage: Storage) -> None:
+    storage.script = [Answer(200, b"01234", length=10), Answer(404, error("NoSuchKey"))]
+    assert refusal_of(lambda: pieces(storage.store(), 3, 4)).code is Code.NOT_FOUND
+
+
+def test_an_outage_at_the_first_byte_is_waited_out(storage: Storage) -> None:
+    storage.script = [Answer(503), Answer(503), Answer(200, b"0123")]
+    assert pieces(storage.store(), 2, 2) == [b"01", b"23"]

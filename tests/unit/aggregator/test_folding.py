@@ -301,6 +301,19 @@ def test_there_is_no_total_when_an_update_that_counts_is_gone(sealed: SealedRoun
     assert caught.value.code is Code.UPDATE_MISSING
 
 
+def test_a_round_uses_the_buffers_of_the_one_before_and_of_another_plan_its_own(sealed: SealedRound) -> None:
+    first = Folding(sealed.descriptor, sealed.plan, sealed.key, sealed.store)
+    second = Folding(sealed.descriptor, sealed.plan, sealed.key, sealed.store, buffers=first._buffers)
+    other = Folding(sealed.descriptor, small_plan(weights=[{"shape": [3]}]), sealed.key, sealed.store, buffers=first._buffers)
+    assert second._buffers is first._buffers
+    assert other._buffers is not first._buffers
+    for folding, deltas in ((first, updates_of(12)), (second, updates_of(12))):
+        digests = {device: sealed.bring(device, update) for device, update in deltas.items()}
+        for item in digests.items():
+            folding.consider(*item)
+    np.testing.assert_array_equal(first.total(first.counts().folded).mean(), second.total(second.counts().folded).mean())
+
+
 def test_no_more_buffers_are_held_than_the_ring_has_and_than_updates_are_opened_at_once(
     sealed: SealedRound, folding: Folding
 ) -> None:
@@ -309,7 +322,7 @@ def test_no_more_buffers_are_held_than_the_ring_has_and_than_updates_are_opened_
         list(threads.map(lambda item: folding.consider(*item), digests.items()))
     buffers = folding._buffers
     assert len(buffers._opened) + len(folding._checked) <= 8 + 2
-    assert len(buffers._sealed) <= 2
+    assert len(buffers._pieces) <= 2
 
 
 def test_the_hold_out_metrics_are_means_weighted_by_what_was_held_out(sealed: SealedRound, folding: Folding) -> None:

@@ -2,7 +2,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from fedlearn.aggregator.layout import (
 from fedlearn.aggregator.rounds import Rounds
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
-from fedlearn.core.ports import StoredObject
+from fedlearn.core.ports import Source, StoredObject
 from fedlearn.core.rounds import ModelRef
 from fedlearn.core.updates import Update
 from fedlearn.protocol.envelope import digest_of
@@ -188,13 +188,13 @@ async def test_counting_goes_on_when_one_report_is_refused(house: House) -> None
 async def test_of_many_updates_that_come_at_once_the_server_hears_in_few_words(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    updates, get_into = updates_of(40), house.updates.get_into
+    updates, reading = updates_of(40), house.updates.reading
 
-    def slowly(key: str, out: memoryview, *, start: int = 0) -> int:
+    def slowly(key: str) -> AbstractContextManager[Source]:
         time.sleep(0.01)
-        return get_into(key, out, start=start)
+        return reading(key)
 
-    monkeypatch.setattr(house.updates, "get_into", slowly)
+    monkeypatch.setattr(house.updates, "reading", slowly)
     async with house.rounds() as rounds:
         await feed(house, rounds, updates)
     assert len(house.server.reports) < len(updates) / 2

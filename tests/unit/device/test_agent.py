@@ -431,6 +431,43 @@ def endless() -> type[Endless]:
     return type("Endless", (Endless,), {"begun": threading.Event(), "stopped": threading.Event()})
 
 
+class Slow(Services):
+    """The server takes its time to save an acceptance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_answer = asyncio.Event()
+
+    async def accept(self, round_id: RoundId, slot: int | None) -> None:
+        await self.may_answer.wait()
+        await super().accept(round_id, slot)
+
+
+async def test_a_device_trains_while_the_server_saves_its_acceptance_and_uploads_nothing_before(blocked: type[Blocked]) -> None:
+    services = Slow()
+    services.answers = [assignment()]
+    async with running(services, blocked):
+        await until(blocked.begun.is_set)
+        blocked.may_end.set()
+        await asyncio.sleep(0.1)
+        assert (services.tickets, services.round.store.list("")) == (set(), [])
+        services.may_answer.set()
+        await settle(services)
+    assert len(services.told) == 1
+
+
+async def test_a_device_whose_acceptance_is_refused_stops_training(endless: type[Endless]) -> None:
+    services = Slow()
+    services.answers = [assignment()]
+    services.fails = {"accept": [Refusal(Code.ROUND_CLOSED, "Too late.")]}
+    async with running(services, endless):
+        await until(endless.begun.is_set)
+        services.may_answer.set()
+        assert await until(endless.stopped.is_set)
+        await settle(services)
+    assert services.told == []
+
+
 async def test_a_device_that_is_quick_does_not_ask_whether_it_is_wanted() -> None:
     services = Services()
     services.answers = [assignment()]

@@ -256,6 +256,15 @@ class TestKeys:
         server.down = False
         assert checked.verify(GOOD, **SHOWN, now=NOW + 5) == TICKET
 
+    def test_it_is_known_beforehand_whether_the_server_has_to_be_asked(self) -> None:
+        server = Server(SIGNER.jwk())
+        checked = verifier(server)
+        assert checked.must_ask(GOOD)
+        checked.verify(GOOD, **SHOWN, now=NOW)
+        assert not checked.must_ask(GOOD)
+        assert not checked.must_ask("no token at all")
+        assert server.asked == 1
+
     def test_a_withdrawn_key_is_forgotten_at_the_next_fetch(self) -> None:
         server = Server(SIGNER.jwk())
         checked = verifier(server)

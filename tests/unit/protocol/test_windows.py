@@ -1,3 +1,4 @@
+import io
 import struct
 import tracemalloc
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from fedlearn.protocol.sealing import WRAPPED_BYTES, SealingKey
 from fedlearn.protocol.windows import (
     MAX_METADATA_BYTES,
     TAG_BYTES,
+    Coming,
     Layout,
     Opening,
     open_vector,
@@ -37,7 +39,7 @@ def sealed(layout: Layout = LAYOUT, metadata: bytes = b"{}", vector: np.ndarray 
     return seal_vector(vector, metadata, key=KEY.public, info=INFO, layout=layout)
 
 
-def opened(blob: bytes | memoryview, layout: Layout = LAYOUT, **given: object) -> tuple[bytes, np.ndarray]:
+def opened(blob: bytes | memoryview | Coming, layout: Layout = LAYOUT, **given: object) -> tuple[bytes, np.ndarray]:
     return open_vector(blob, **{"key": KEY, "info": INFO, "layout": layout, **given})
 
 
@@ -391,3 +393,33 @@ class TestGarbage:
 
 
 BLOB = sealed()
+
+
+# --- piece by piece
+
+
+@pytest.mark.parametrize("parameters", [1, 7, 8, 100], ids=lambda count: f"{count} parameters")
+def test_a_vector_opens_piece_by_piece_and_no_piece_is_longer_than_its_layout_says(parameters: int) -> None:
+    layout = replace(LAYOUT, parameters=parameters)
+    vector = np.arange(parameters, dtype=np.float32)
+    blob, asked = sealed(layout, vector=vector), list[int]()
+    coming = io.BytesIO(blob)
+
+    def take(length: int) -> bytes:
+        asked.append(length)
+        return coming.read(length)
+
+    metadata, again = opened(Coming(len(blob), take), layout)
+    np.testing.assert_array_equal(again, vector)
+    assert metadata.strip() == b"{}"
+    assert sum(asked) == len(blob)
+    assert max(asked) <= layout.longest_piece
+
+
+def test_nothing_is_asked_for_of_a_vector_that_is_too_long() -> None:
+    def take(length: int) -> bytes:
+        raise AssertionError(length)
+
+    with pytest.raises(Refusal) as refusal:
+        opened(Coming(LAYOUT.max_bytes + 1, take), LAYOUT)
+    assert refusal.value.code is Code.UPDATE_TOO_LARGE

@@ -1,0 +1,48 @@
+"""An update that fits into memory: opened piece by piece as it comes from storage, while each piece is in the cache."""
+
+import time
+
+from fedlearn.core.ports import Source
+from fedlearn.core.updates import Update, Vector, check_claims
+from fedlearn.protocol.envelope import Coming, UpdateContext, open_update
+from fedlearn.protocol.plans import Plan
+from fedlearn.protocol.sealing import SealingKey
+from fedlearn.telemetry.metrics import aggregator as metrics
+
+
+def open_coming(
+    source: Source,
+    digest: str,
+    *,
+    key: SealingKey,
+    context: UpdateContext,
+    plan: Plan,
+    memory: memoryview,
+    out: Vector,
+) -> Update:
+    """Open an update and check it, as `open_update` and `check_claims` do.
+
+    Args:
+        memory: for one piece after the other, `layout_of(plan).longest_piece` bytes.
+        out: where its delta is written, float32, shape (plan.parameters,); undefined after a refusal.
+
+    Raises:
+        Refusal: as these.
+        Outage: `storage_unavailable`.
+    """
+    metrics.UPDATES_RECEIVED.inc()
+    metrics.UPDATE_BYTES.inc(source.size)
+    began, waited = time.perf_counter(), 0.0
+
+    def take(length: int) -> memoryview:
+        nonlocal waited
+        asked, piece = time.perf_counter(), memory[:length]
+        source.fill(piece)
+        waited += time.perf_counter() - asked
+        return piece
+
+    update = open_update(Coming(source.size, take), key=key, context=context, plan=plan, digest=digest, out=out)
+    check_claims(update, max_examples=plan.max_examples)
+    metrics.FETCH_SECONDS.observe(waited)
+    metrics.OPEN_SECONDS.observe(time.perf_counter() - began - waited)
+    return update
