@@ -58,7 +58,7 @@ class Rounds:
         min_cohort: no aggregate of fewer distinct devices is published.
         upload_seconds: how long upload URLs are valid.
         pace: holds back folding and reporting in the walk-through.
-        save_every: after so many updates a round's sum is written to storage, and they are deleted.
+        save_every: after more updates than this a round's sum is written to storage, and they are deleted.
         shard: this aggregator's number; the one whose number is 0 publishes.
     """
 
@@ -299,7 +299,8 @@ class Rounds:
             except Refusal as refusal:
                 _log.warning("update refused", code=refusal.code, detail=refusal.detail)
             round_.counted.set()
-            if round_.accepting and not round_.saving and round_.folding.unsaved >= self._save_every:
+            # not at once when there are so many: after a round's last update the close comes next, and needs no partial sum
+            if round_.accepting and not round_.saving and round_.folding.unsaved > self._save_every:
                 round_.saving = True
                 spawn(self._save(round_), round_.folds)
 

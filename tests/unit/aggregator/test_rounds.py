@@ -335,7 +335,7 @@ async def test_after_every_few_updates_their_sum_takes_their_place_in_storage_an
         await rounds.open(ROUND, OPENING)
         await bring(house, rounds, {device: updates[device] for device in devices[:5]})
         await until(lambda: len(house.server.reported()) == 5)
-        await until(lambda: len(house.updates.list(updates_prefix(ROUND))) <= 1)
+        await until(lambda: len(house.updates.list(updates_prefix(ROUND))) <= 2)
     async with house.rounds(save_every=2) as rounds:
         await until(lambda: len(house.server.reported()) == 5)
         assert await rounds.senders(rounds.find(ROUND)) == set(devices[:5])
@@ -347,10 +347,23 @@ async def test_after_every_few_updates_their_sum_takes_their_place_in_storage_an
     assert np.abs(decode_vector(house.models.get(result.model.key), PLAN) - next_model(BASE_FILE, updates)).max() < 1e-6
 
 
+async def test_after_its_last_update_a_round_that_closes_writes_no_sum_that_nobody_needs(house: House) -> None:
+    updates = updates_of(5)
+    devices = list(updates)
+    async with house.rounds(save_every=4) as rounds:
+        await rounds.open(ROUND, OPENING)
+        await bring(house, rounds, {device: updates[device] for device in devices[:4]})
+        await until(lambda: len(house.server.reported()) == 4)
+        await until(lambda: not rounds.find(ROUND).folds)
+        assert house.updates.list(partials_prefix(ROUND, 0)) == []
+        await bring(house, rounds, {devices[4]: updates[devices[4]]})
+        await until(lambda: house.updates.list(partials_prefix(ROUND, 0)) != [])
+
+
 async def test_a_round_that_another_process_has_gone_on_with_is_begun_anew_from_storage(house: House) -> None:
     updates = updates_of(4)
     devices = list(updates)
-    async with house.rounds(save_every=3) as stale, house.rounds(save_every=3) as rounds:
+    async with house.rounds(save_every=2) as stale, house.rounds(save_every=2) as rounds:
         await stale.open(ROUND, OPENING)
         await rounds.open(ROUND, OPENING)
         await bring(house, stale, {device: updates[device] for device in devices[:2]})
