@@ -23,7 +23,7 @@ from fedlearn.core.updates import Update, check_claims
 from fedlearn.learning.synthetic import SyntheticLearner
 from fedlearn.protocol.envelope import UpdateContext, open_update, seal
 from fedlearn.protocol.sealing import SealingKey, SealingPublicKey
-from fedlearn.protocol.tensors import decode_model, encode_model, flatten, unflatten
+from fedlearn.protocol.tensors import decode_model, encode_model, unflatten
 from results import Figure, show
 
 DEVICES, ROUNDS, TURNS = 10, 8, 4
@@ -53,8 +53,7 @@ def device(index: int, public: bytes, ends: Ends) -> None:
         url, sha256, size, seed = job
         ends.barrier.wait()
         weights = decode_model(transfer.fetch(url, sha256=sha256, size_bytes=size), PLAN)
-        delta = flatten(learner.train(weights, examples, seed))
-        delta -= flatten(weights)
+        delta = learner.learn(weights, examples, seed)
         sealed = seal(Update(delta, examples=1), key=key, context=context(name), format=PLAN.update)
         ends.uploaded.put((name, hashlib.sha256(sealed).hexdigest(), len(sealed)))
         transfer.store(ends.grants.get(), sealed)

@@ -174,7 +174,10 @@ class AggregatorSettings(_Service):
     )
     workers: int = Field(2, ge=1, le=64, description="Updates that are fetched and opened at once.")
     save_every: int = Field(
-        100, ge=1, le=100_000, description="After more updates than this their sum goes to storage, sealed, and they are deleted."
+        100,
+        ge=1,
+        le=100_000,
+        description="After more updates than this their sum goes to storage, sealed, and they are deleted.",
     )
     number: int = Field(
         0,

@@ -18,7 +18,7 @@ from fedlearn.local.chaos import TASK, Arena
 from fedlearn.local.chaos_checks import faults, orphans, replay
 from fedlearn.local.chaos_outages import ON_POSTGRESQL, outage
 from fedlearn.local.postgres import Postgres
-from fedlearn.protocol.tensors import flatten, unflatten
+from fedlearn.protocol.tensors import unflatten
 
 WRONG_CLOCKS = """
 import datetime, os, time
@@ -131,8 +131,8 @@ def test_the_replay_is_of_what_devices_send_and_tells_who_was_in(tmp_path: Path)
     expected = np.zeros(base.shape)
     for device, seed in ((a, 0), (b, 2)):
         weights = unflatten(base, arena.plan)
-        trained = SyntheticLearner(arena.plan).train(weights, Examples(np.zeros(3), np.zeros(3)), seed_of(5, seed, 9))
-        expected += arena.examples(device) * (flatten(trained) - base)
+        delta = SyntheticLearner(arena.plan).learn(weights, Examples(np.zeros(3), np.zeros(3)), seed_of(5, seed, 9))
+        expected += arena.examples(device) * delta
     mean = base + expected / (arena.examples(a) + arena.examples(b))
     assert np.abs(replay(arena, base, RoundId(TASK, 9).number, [a, b]) - mean).max() < 1e-6
     assert np.abs(replay(arena, base, 9, [a]) - mean).max() > 1e-4

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
+from fedlearn.core.updates import Vector
+
 Weights = Sequence[npt.NDArray[Any]]
 """A model's weights in the order of the plan's manifest."""
 
@@ -96,13 +98,16 @@ class Learner(Protocol):
         """The means of the plan's loss and metrics over `examples`; an empty mapping for no examples."""
         ...
 
-    def train(
+    def learn(
         self, weights: Weights, examples: Examples, seed: int, stop: Stop | None = None, *, steps: int | None = None
-    ) -> Weights:
-        """Train from `weights` as the plan says and return the new weights; the same seed gives the same weights.
+    ) -> Vector:
+        """Train from `weights`, which stay as they are, as the plan says; the same seed gives the same delta.
 
         Args:
             steps: only the first so many steps; None for all of them.
+
+        Returns:
+            The delta, new weights - `weights`, in the manifest's order: float32, shape (parameters,), the caller's own.
 
         Raises:
             Refusal: `training_failed` when the loss or a weight is not finite.

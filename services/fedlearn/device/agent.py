@@ -25,7 +25,6 @@ from fedlearn.device.workshop import Tools, Workshop
 from fedlearn.protocol.eligibility import DeviceConditions
 from fedlearn.protocol.messages import Assignment, CheckIn, ComeBack, DropOut, RoundName, Speed, UploadDone
 from fedlearn.protocol.plans import Plan
-from fedlearn.protocol.tensors import difference
 from fedlearn.telemetry.logs import about, log
 from fedlearn.telemetry.metrics import device as metrics
 
@@ -223,8 +222,7 @@ class Agent:
         # not less than the plan allows, whatever the server wants
         steps = whole if wanted_steps is None else within(wanted_steps, whole, training.min_steps_fraction)
         with self._timed(round_id, tools.plan, steps):
-            trained = tools.learner.train(weights, shard.train, self._seed(round_id), stop, steps=steps)
-        delta = difference(trained, weights)
+            delta = tools.learner.learn(weights, shard.train, self._seed(round_id), stop, steps=steps)
         session.note("]")
         seconds = time.monotonic() - began
         metrics.TRAINING_SECONDS.observe(seconds)

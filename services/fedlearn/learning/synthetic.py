@@ -1,12 +1,12 @@
-"""A learner without a framework, for chaos, load and overhead: it changes each weight by a little, from a seed, at once."""
+"""A learner without a framework, for chaos, load and overhead: it moves each weight by a little, from a seed, at once."""
 
 import math
 
 import numpy as np
-import numpy.typing as npt
 
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.learning import Examples, Metrics, Stop, Weights
+from fedlearn.core.updates import Vector
 from fedlearn.protocol.plans import Plan
 
 _SCALE = 1e-3
@@ -15,7 +15,7 @@ _LOOKED_AT = 1 << 12  # weights of each tensor, for figures that nobody needs
 
 
 class SyntheticLearner:
-    """A `fedlearn.core.learning.Learner` in numpy: weights + noise, and figures derived from the weights.
+    """A `fedlearn.core.learning.Learner` in numpy: noise for a delta, and figures derived from the weights.
 
     Args:
         plan: only its manifest is read.
@@ -25,7 +25,7 @@ class SyntheticLearner:
 
     def __init__(self, plan: Plan, *, scale: float = _SCALE, seconds: float = 0.0) -> None:
         self._plan, self._seconds = plan, seconds
-        # where each change begins in this is drawn anew, since to draw all its numbers would take longer than all else
+        # where each piece begins in this is drawn anew, since to draw all its numbers would take longer than all else
         noise = np.random.Generator(np.random.SFC64(0)).random(2 * _PIECE, dtype=np.float32)
         self._noise = (noise - np.float32(0.5)) * np.float32(math.sqrt(12) * scale)
 
@@ -44,7 +44,7 @@ class SyntheticLearner:
         accuracy = 0.1 + 0.8 / (1.0 + energy)
         return {"loss": 1.0 - accuracy, **dict.fromkeys(self._plan.metrics, accuracy)}
 
-    def train(
+    def learn(
         self,
         weights: Weights,
         examples: Examples,
@@ -52,8 +52,8 @@ class SyntheticLearner:
         stop: Stop | None = None,
         *,
         steps: int | None = None,  # noqa: ARG002 - the protocol's
-    ) -> list[npt.NDArray[np.float32]]:
-        """`weights` + a change of each, uniform around 0; the same seed gives the same change, whatever the steps.
+    ) -> Vector:
+        """A delta, uniform around 0; the same seed gives the same, whatever the steps.
 
         Raises:
             Refusal: `training_failed` without examples, `model_mismatch`.
@@ -64,15 +64,11 @@ class SyntheticLearner:
         if not len(examples):
             raise Refusal(Code.TRAINING_FAILED, "There are no examples to train on.")
         rng = np.random.Generator(np.random.SFC64(seed))
-        return [self._changed(np.ascontiguousarray(weight), rng) for weight in weights]
-
-    def _changed(self, weight: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:
-        changed = np.empty_like(weight)
-        before, after = weight.reshape(-1), changed.reshape(-1)
-        for start in range(0, weight.size, _PIECE):
-            piece, first = slice(start, start + _PIECE), rng.integers(_PIECE)
-            np.add(before[piece], self._noise[first : first + len(before[piece])], out=after[piece])
-        return changed
+        delta: Vector = np.empty(self._plan.parameters, np.float32)
+        for start in range(0, len(delta), _PIECE):
+            piece, first = delta[start : start + _PIECE], rng.integers(_PIECE)
+            piece[:] = self._noise[first : first + len(piece)]
+        return delta
 
     def _check(self, weights: Weights) -> None:
         if [tuple(weight.shape) for weight in weights] != [spec.shape for spec in self._plan.weights]:

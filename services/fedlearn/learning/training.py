@@ -12,11 +12,13 @@ import numpy.typing as npt
 
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.learning import Examples, Metrics, Stop, Weights
+from fedlearn.core.updates import Vector
 from fedlearn.learning.models import model_of, plan_weights
 from fedlearn.learning.objectives import class_count, feature_spec, label_spec, loss_function, metric_function
 from fedlearn.learning.optimizers import rule_of
 from fedlearn.learning.runtime import tf
 from fedlearn.protocol.plans import Plan
+from fedlearn.protocol.tensors import difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,12 @@ class KerasLearner:
                 Code.TRAINING_FAILED, "Training diverged: the loss or a weight is not finite; try a lower learning rate."
             )
         return new
+
+    def learn(
+        self, weights: Weights, examples: Examples, seed: int, stop: Stop | None = None, *, steps: int | None = None
+    ) -> Vector:
+        """As `train`, but how far each weight has moved; see `fedlearn.core.learning.Learner`."""
+        return difference(self.train(weights, examples, seed, stop, steps=steps), weights)
 
     # --- what is compiled
 

@@ -66,12 +66,11 @@ def replay(arena: Arena, base: np.ndarray, number: int, contributors: Sequence[D
         text = f"{arena.seed}/{arena.shard(device)}/{number}"
         seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
         rng = np.random.Generator(np.random.SFC64(seed))
-        change = []  # pieces of the noise, each from a place of its own
-        for size in (math.prod(spec.shape) for spec in arena.plan.weights):
-            for start in range(0, size, piece):
-                first = rng.integers(piece)
-                change.append(noise[first : first + min(size - start, piece)])
-        total += arena.examples(device) * ((base + np.concatenate(change)) - base).astype(np.float64)
+        delta = []  # pieces of the noise, each from a place of its own
+        for start in range(0, base.size, piece):
+            first = rng.integers(piece)
+            delta.append(noise[first : first + min(base.size - start, piece)])
+        total += arena.examples(device) * np.concatenate(delta).astype(np.float64)
         weight += arena.examples(device)
     return base + total / weight
 
