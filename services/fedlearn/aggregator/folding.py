@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedlearn.aggregator import ring
 from fedlearn.aggregator.buffers import Buffers
 from fedlearn.aggregator.gathering import Sealed, SealedBlocks, combine, fetchers
 from fedlearn.aggregator.layout import Descriptor, update_key
@@ -40,9 +41,7 @@ _MAY_PASS = frozenset({Code.UPDATE_MISSING, Code.UPDATE_REPEATED})  # not a faul
 _CORES = len(os.sched_getaffinity(0))
 _adders = ThreadPoolExecutor(_CORES, thread_name_prefix="add")
 _SPLIT_ELEMENTS = 1 << 23  # a shorter sum is added to by one thread, while the others fetch and open
-_RING_BYTES = 64 << 20
-LARGE_BYTES = 64 << 20  # a larger delta is never in memory as a whole
-_RING_MOST = 8
+LARGE_BYTES = ring.BYTES // 2  # a larger delta is never in memory as a whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +86,11 @@ class Folding:
         self._updates, self._buffers = updates, Buffers.of(plan, buffers)
         self._lock = threading.Lock()  # of the names, and held for no longer than it takes to read or write them
         self._adding = threading.Lock()  # of the sum, and of who is counted
-        self._ring = max(1, min(_RING_MOST, _RING_BYTES // (4 * plan.parameters + 1))) if plan.aggregation.rule is None else 1
+        self._ring = ring.Ring(plan, self._buffers, alone=plan.aggregation.rule is not None)
         self._large = 4 * plan.parameters > LARGE_BYTES
         self._reader = Reader(plan, key, updates)
         self._half: _Half | None = None
-        self._spoiled = False  # a part of an update is in the sum, and the rest can't be had
-        self._checked: list[tuple[Update, Vector]] = []  # counted, and added to the sum when there are enough of them
+        self._spoiled = False  # the sum is of no more use: a part of an update is in it, say, and the rest can't be had
         self._sum: Tally = WeightedSum(plan.parameters) if plan.aggregation.rule is None else Tally()
         self._partials, self._chain = Partials(descriptor, plan, key, updates, shard), Chain()
         self._writing = threading.Lock()  # of partial sums
@@ -255,6 +253,9 @@ class Folding:
             # in the record's order: a float64 sum in another one may differ in its last bit
             fits = not (self._spoiled or self._sum.taken) and list(self._folded.items()) == own[: len(self._folded)]
         if not fits:
+            with self._adding:  # what waits makes room for the updates of that other sum
+                self._spoiled = True
+                self._ring.drain(lambda _: None)
             folding = Folding(self.descriptor, self.plan, self.key, self._updates, shard=self.shard, buffers=self._buffers)
             folding.resume()
         for device, digest in own:
@@ -309,16 +310,15 @@ class Folding:
         )
 
     def _consider_whole(self, device: DeviceId, digest: str) -> None:
-        opened, kept = self._buffers.take(), False
-        try:
+        with self._ring.filling() as slot:
             with self._buffers.piece() as piece:
-                update = self._open(device, digest, piece, opened)
+                update = self._open(device, digest, piece, slot.memory)
             with metrics.FOLD_SECONDS.time(), self._adding:
-                self._fold(device, digest, update, opened)
-            kept = True  # until it has been added to the sum
-        finally:
-            if not kept:
-                self._buffers.give(opened)
+                self._refuse_another(device)
+                self._ring.keep(update, slot)
+                self._count(device, digest, update)
+                if self._ring.full:
+                    self._add_checked()
 
     def _consider_large(self, device: DeviceId, digest: str) -> None:
         with metrics.FETCH_SECONDS.time():
@@ -378,22 +378,14 @@ class Folding:
                 raise Refusal(Code.UPDATE_MISSING, f"The update of {device} is not in object storage.") from refusal
             raise
 
-    def _fold(self, device: DeviceId, digest: str, update: Update, opened: Vector) -> None:
-        """Count an update; its memory is given back when it has been added to the sum."""
-        self._refuse_another(device)
-        self._checked.append((update, opened))
-        self._count(device, digest, update)
-        if len(self._checked) >= self._ring:
-            self._add_checked()
-
     def _add_checked(self) -> None:
         """Add to the sum what waits for it, in one pass over the sum."""
         self._add_rest()
-        updates = [update for update, _ in self._checked]
+        self._ring.drain(self._add)
+
+    def _add(self, updates: list[Update]) -> None:
         if isinstance(self._sum, WeightedSum):
             self._sum.fold_all(updates, _adders if self.plan.parameters >= _SPLIT_ELEMENTS else None, _CORES)
         else:
             for update in updates:
                 self._sum.fold(update)
-        while self._checked:
-            self._buffers.give(self._checked.pop()[1])

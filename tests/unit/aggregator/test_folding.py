@@ -1,6 +1,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from fedlearn.adapters.memory import MemoryObjectStore
 from fedlearn.aggregator import folding as folding_module
-from fedlearn.aggregator import streaming
+from fedlearn.aggregator import ring, streaming
 from fedlearn.aggregator.folding import Folding
 from fedlearn.aggregator.layout import update_key
 from fedlearn.core.errors import Code, Outage, Refusal
@@ -314,15 +315,35 @@ def test_a_round_uses_the_buffers_of_the_one_before_and_of_another_plan_its_own(
     np.testing.assert_array_equal(first.total(first.counts().folded).mean(), second.total(second.counts().folded).mean())
 
 
-def test_no_more_buffers_are_held_than_the_ring_has_and_than_updates_are_opened_at_once(
-    sealed: SealedRound, folding: Folding
+@pytest.mark.parametrize("rooms", [2, 3, 4, 10], ids=lambda rooms: f"room for {rooms}")
+def test_opened_updates_never_take_more_memory_than_the_ring_has_however_many_threads_bring_them(
+    sealed: SealedRound, rooms: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    digests = {device: sealed.bring(device, update) for device, update in updates_of(40).items()}
-    with ThreadPoolExecutor(2) as threads:
-        list(threads.map(lambda item: folding.consider(*item), digests.items()))
-    buffers = folding._buffers
-    assert len(buffers._opened) + len(folding._checked) <= 8 + 2
-    assert len(buffers._pieces) <= 2
+    monkeypatch.setattr(ring, "BYTES", rooms * 4 * sealed.plan.parameters)
+    folding, updates = Folding(sealed.descriptor, sealed.plan, sealed.key, sealed.store), updates_of(40)
+    digests = {device: sealed.bring(device, update) for device, update in updates.items()}
+    bad = {DeviceId(f"bad-{number}"): OTHER_DIGEST for number in range(10)}
+
+    def bring(item: tuple[DeviceId, str]) -> None:
+        with suppress(Refusal):
+            folding.consider(*item)
+
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(bring, [*bad.items(), *digests.items()]))
+    assert np.abs(folding.total(folding.counts().folded).mean() - weighted_mean(updates)).max() < 1e-9
+    assert len(folding._buffers._opened) <= rooms, "all of them are back"
+    assert len(folding._buffers._pieces) <= 16
+
+
+def test_a_sum_that_is_made_anew_has_the_room_of_the_one_that_it_takes_the_place_of(sealed: SealedRound) -> None:
+    digests = {device: sealed.bring(device, update) for device, update in updates_of(7).items()}
+    folding = Folding(sealed.descriptor, sealed.plan, sealed.key, sealed.store)
+    for item in digests.items():
+        folding.consider(*item)
+    record = dict(reversed(digests.items()))
+    first = folding.total(record).mean()
+    assert len(folding._buffers._opened) <= 8
+    np.testing.assert_array_equal(folding.total(record).mean(), first)
 
 
 def test_the_hold_out_metrics_are_means_weighted_by_what_was_held_out(sealed: SealedRound, folding: Folding) -> None:
