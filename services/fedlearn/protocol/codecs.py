@@ -14,12 +14,14 @@ import zstandard
 
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.rounding import blocks, draw, round_blocks, scale_blocks
+from fedlearn.core.updates import check_finite
 
 Encoding = Literal["float32", "float16", "float64", "int8", "top_k"]
 Bytes = bytes | bytearray | memoryview
 
 _ENTRY_BYTES = 6  # of top_k: a gap of 4 bytes and a value of 2
 _LENGTH = struct.Struct("<I")
+_SURE_SCALE = np.finfo(np.float32).max / np.float32(128)  # up to this one, no code times its scale is infinite
 
 
 class Codec(Protocol):
@@ -47,7 +49,7 @@ class Codec(Protocol):
         """Write a window's coordinates into `out`, which has the window's length.
 
         Raises:
-            Refusal: `update_malformed`, `update_too_large`.
+            Refusal: `update_malformed`, `update_too_large`, `update_not_finite`.
         """
         ...
 
@@ -68,6 +70,7 @@ class Plain:
 
     def decode(self, plain: Bytes, out: npt.NDArray[Any]) -> None:
         out[:] = np.frombuffer(plain, self.wire)
+        check_finite(out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ class Int8:
         return _longest(self._size(elements))
 
     def encode(self, part: npt.NDArray[Any], rng: np.random.Generator) -> Bytes:
-        raw = np.empty(self._size(len(part)), np.uint8)
+        raw, most = np.empty(self._size(len(part)), np.uint8), self.longest(len(part))
         scales, exact, codes = self._sections(raw, len(part))
         if self.exact:
             np.concatenate([part[start:stop] for start, stop in self.exact], out=exact)
@@ -94,7 +97,7 @@ class Int8:
                 raise Refusal(Code.UPDATE_NOT_FINITE, "A value is NaN or infinite.")
             part = np.concatenate([part[start:stop] for start, stop in self._between(len(part))])
         round_blocks(part, draw(rng, len(part)), scales, codes)
-        return _pack(raw.data)
+        return _pack(raw.data, most)
 
     def decode(self, plain: Bytes, out: npt.NDArray[Any]) -> None:
         raw = np.frombuffer(_unpack(plain, self._size(len(out)), exactly=True), np.uint8)
@@ -107,6 +110,9 @@ class Int8:
         for start, stop in self.exact:
             out[start:stop] = exact[taken : taken + stop - start]
             taken += stop - start
+        check_finite(exact)
+        if not (np.abs(scales) <= _SURE_SCALE).all():
+            check_finite(out)
 
     def _sections(
         self, raw: npt.NDArray[np.uint8], elements: int
@@ -152,7 +158,7 @@ class TopK:
             raise Refusal(Code.UPDATE_TOO_LARGE, f"{len(places)} values are not 0; {self.most} are allowed.")
         gaps = (np.diff(places, prepend=-1) - 1).astype("<u4")
         values = _narrowed(part[places], np.dtype("<f2"))
-        return _pack(_planes(gaps) + _planes(values))
+        return _pack(_planes(gaps) + _planes(values), self.longest(len(part)))
 
     def decode(self, plain: Bytes, out: npt.NDArray[Any]) -> None:
         raw = _unpack(plain, _ENTRY_BYTES * min(self.most, len(out)), exactly=False)
@@ -163,8 +169,10 @@ class TopK:
         places = np.cumsum(gaps.astype(np.int64) + 1) - 1
         if count and places[-1] >= len(out):
             raise Refusal(Code.UPDATE_MALFORMED, f"A value is at place {places[-1]} of a window of {len(out)}.")
+        values = _joined(raw[4 * count :], np.dtype("<f2"))
+        check_finite(values)
         out[:] = 0
-        out[places] = _joined(raw[4 * count :], np.dtype("<f2"))
+        out[places] = values
 
 
 _PLAIN: dict[str, Plain] = {
@@ -218,13 +226,17 @@ _ZSTD = zstandard.ZstdCompressionParameters.from_level(1, hash_log=10)
 _threads = threading.local()  # neither a compressor nor a decompressor may serve two threads at once
 
 
-def _pack(raw: Bytes) -> bytes:
-    """A frame of zstd behind its length, and zeros behind it."""
+def _pack(raw: Bytes, most: int) -> bytes:
+    """A frame of zstd behind its length, and zeros behind it.
+
+    Args:
+        most: what any content that a window may have takes at most, so that no more zeros are needed.
+    """
     if not hasattr(_threads, "compressor"):
         _threads.compressor = zstandard.ZstdCompressor(compression_params=_ZSTD)
     frame: bytes = _threads.compressor.compress(raw)
     length = _LENGTH.size + len(frame)
-    return b"".join((_LENGTH.pack(len(frame)), frame, bytes(padded(length) - length)))
+    return b"".join((_LENGTH.pack(len(frame)), frame, bytes(min(padded(length), most) - length)))
 
 
 def _unpack(packed: Bytes, size: int, *, exactly: bool) -> bytes:
@@ -260,6 +272,5 @@ def padded(length: int) -> int:
 
 
 def _longest(size: int) -> int:
-    """What `size` bytes that don't compress take: ZSTD_COMPRESSBOUND, padded."""
-    frame = size + (size >> 8) + (((128 << 10) - size) >> 11 if size < 128 << 10 else 0)
-    return padded(_LENGTH.size + frame)
+    """What `size` bytes that don't compress take: ZSTD_COMPRESSBOUND behind its length."""
+    return _LENGTH.size + size + (size >> 8) + (((128 << 10) - size) >> 11 if size < 128 << 10 else 0)

@@ -330,11 +330,11 @@ class Opening:
                 self._cipher.decrypt_into(nonce, sealed, self.header.digest, target.data.cast("B"))
                 if target is not out:
                     out[:] = target
+                check_finite(out)  # now, while it is in the cache
             else:
                 codec.decode(self._cipher.decrypt(nonce, sealed, self.header.digest), out)
         except InvalidTag as error:
             raise self._tampered(index) from error
-        check_finite(out)  # now, while it is in the cache
 
     def _check_length(self, index: int, sealed: Bytes) -> None:
         due = self.header.span(index).length

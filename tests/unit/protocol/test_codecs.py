@@ -14,11 +14,13 @@ from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import RoundId, TaskId
 from fedlearn.core.rounding import BLOCK
 from fedlearn.core.sparsity import split
-from fedlearn.protocol.codecs import Int8, TopK, _pack, padded
+from fedlearn.protocol.codecs import Int8, TopK, padded
+from fedlearn.protocol.codecs import _pack as pack
 from fedlearn.protocol.sealing import SealingKey
 from fedlearn.protocol.windows import Layout, Opening, open_vector, read_header, seal_vector
 
 KEY = SealingKey.generate(RoundId(TaskId("mnist"), 7))
+LARGEST = float(np.finfo(np.float32).max)
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -33,6 +35,10 @@ def through(codec: Int8 | TopK, vector: np.ndarray, seed: int = 0) -> np.ndarray
     out = np.full(len(vector), np.nan, np.float32)
     codec.decode(codec.encode(vector, rng(seed)), out)
     return out
+
+
+def packed(raw: bytes) -> bytes:
+    return pack(raw, 1 << 20)
 
 
 def refused(code: Code, call: Callable[[], object]) -> None:
@@ -101,12 +107,19 @@ class TestInt8:
     def test_what_is_not_finite_is_refused(self, value: float) -> None:
         refused(Code.UPDATE_NOT_FINITE, lambda: Int8().encode(np.array([1, value], np.float32), rng()))
 
-    def test_scales_that_are_not_finite_give_values_that_are_not(self) -> None:
-        """Whoever takes an update looks for that in the values."""
-        for scale in (np.nan, np.inf):
-            out = np.zeros(2, np.float32)
-            Int8().decode(_pack(np.array([scale], "<f4").tobytes() + b"\1\0"), out)
-            assert not np.isfinite(out).all()
+    @pytest.mark.parametrize("scale", [np.nan, np.inf, -np.inf, LARGEST / 3])
+    def test_scales_that_give_values_that_are_not_finite_are_refused(self, scale: float) -> None:
+        window = packed(np.array([scale], "<f4").tobytes() + b"\4\0")
+        refused(Code.UPDATE_NOT_FINITE, lambda: Int8().decode(window, np.zeros(2, np.float32)))
+
+    def test_a_scale_that_may_give_an_infinity_is_taken_where_it_gives_none(self) -> None:
+        out = np.zeros(2, np.float32)
+        Int8().decode(packed(np.array([LARGEST / 127.5], "<f4").tobytes() + b"\x7f\0"), out)
+        assert out[0] == pytest.approx(LARGEST * 127 / 127.5, rel=1e-6)
+
+    def test_an_exact_value_that_is_not_finite_is_refused(self) -> None:
+        window = packed(np.array([1, np.nan], "<f4").tobytes() + b"\1")
+        refused(Code.UPDATE_NOT_FINITE, lambda: Int8(((0, 1),)).decode(window, np.zeros(2, np.float32)))
 
 
 class TestTopK:
@@ -122,6 +135,11 @@ class TestTopK:
     def test_more_values_than_are_kept_are_refused(self) -> None:
         refused(Code.UPDATE_TOO_LARGE, lambda: TopK(2).encode(np.ones(3, np.float32), rng()))
 
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_a_value_that_is_not_finite_does_not_come_out(self, value: float) -> None:
+        window = packed(b"\0" * 4 + np.array([value], "<f2").tobytes())
+        refused(Code.UPDATE_NOT_FINITE, lambda: TopK(1).decode(window, np.zeros(2, np.float32)))
+
     def test_a_value_beyond_float16_is_refused(self) -> None:
         refused(Code.UPDATE_NOT_FINITE, lambda: TopK(2).encode(np.array([1e6], np.float32), rng()))
 
@@ -135,7 +153,7 @@ class TestTopK:
         ],
     )
     def test_places_that_are_not_in_the_window_are_refused(self, raw: bytes, code: Code) -> None:
-        refused(code, lambda: TopK(2).decode(_pack(raw), np.zeros(10, np.float32)))
+        refused(code, lambda: TopK(2).decode(packed(raw), np.zeros(10, np.float32)))
 
 
 @pytest.mark.parametrize("codec", [Int8(), TopK(100)], ids=["int8", "top_k"])
@@ -197,6 +215,19 @@ class TestPadding:
 
     def test_of_a_million_lengths_a_few_hundred_are_left(self) -> None:
         assert len({padded(length) for length in range(1_000_000)}) < 600
+
+    def test_a_window_that_does_not_compress_is_filled_up_no_further_than_any_may_be(self) -> None:
+        noise = rng().uniform(-1, 1, 262_144).astype(np.float32)
+        assert len(Int8().encode(noise, rng())) == Int8().longest(262_144) < 1.008 * 262_144
+
+    @given(st.integers(1, 5000), st.integers(0, 9))
+    @settings(deadline=None)
+    def test_no_window_is_longer_than_the_longest(self, count: int, seed: int) -> None:
+        for codec, part in (
+            (Int8(), normal(count, seed)),
+            (TopK(count), normal(count, seed).astype(np.float16).astype(np.float32)),
+        ):
+            assert len(codec.encode(part, rng(seed))) <= codec.longest(count)
 
     def test_updates_that_compress_nearly_alike_are_equally_long(self) -> None:
         assert len({len(Int8().encode(normal(262_144, seed), rng(seed))) for seed in range(5)}) == 1
