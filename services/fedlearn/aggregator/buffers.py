@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from fedlearn.core.updates import Vector
+from fedlearn.aggregator.forms import Memory, form_of
 from fedlearn.protocol.envelope import layout_of
 from fedlearn.protocol.plans import Plan
 
@@ -15,19 +15,19 @@ class Buffers:
 
     Args:
         piece_bytes: the longest piece.
-        parameters: the elements of an opened one.
+        opened_bytes: of an opened one.
     """
 
-    def __init__(self, piece_bytes: int, parameters: int) -> None:
-        self.sizes = piece_bytes, parameters
+    def __init__(self, piece_bytes: int, opened_bytes: int) -> None:
+        self.sizes = piece_bytes, opened_bytes
         # list.pop and list.append are atomic
         self._pieces: list[memoryview] = []
-        self._opened: list[Vector] = []
+        self._opened: list[Memory] = []
 
     @classmethod
     def of(cls, plan: Plan, earlier: "Buffers | None" = None) -> "Buffers":
         """Those for updates of this plan: the earlier ones, if they have its sizes."""
-        sizes = layout_of(plan).longest_piece, plan.parameters
+        sizes = layout_of(plan).longest_piece, form_of(plan).size_bytes
         return earlier if earlier is not None and earlier.sizes == sizes else cls(*sizes)
 
     @contextmanager
@@ -39,9 +39,9 @@ class Buffers:
         finally:
             self._pieces.append(memory)
 
-    def take(self) -> Vector:
+    def take(self) -> Memory:
         """Memory for an opened update, until it is given back."""
-        return self._opened.pop() if self._opened else np.empty(self.sizes[1], np.float32)
+        return self._opened.pop() if self._opened else np.empty(self.sizes[1], np.uint8)
 
-    def give(self, opened: Vector) -> None:
+    def give(self, opened: Memory) -> None:
         self._opened.append(opened)

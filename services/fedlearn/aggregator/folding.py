@@ -19,6 +19,7 @@ import numpy as np
 
 from fedlearn.aggregator import ring
 from fedlearn.aggregator.buffers import Buffers
+from fedlearn.aggregator.forms import Memory, Opened, form_of
 from fedlearn.aggregator.gathering import Sealed, SealedBlocks, combine, fetchers
 from fedlearn.aggregator.layout import Descriptor, update_key
 from fedlearn.aggregator.opening import open_coming
@@ -30,7 +31,7 @@ from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, shard_of
 from fedlearn.core.ports import ObjectStore
 from fedlearn.core.robust import Floats
-from fedlearn.core.updates import Update, Vector
+from fedlearn.core.updates import Update
 from fedlearn.protocol.envelope import UpdateContext, layout_of
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingKey
@@ -86,8 +87,9 @@ class Folding:
         self._updates, self._buffers = updates, Buffers.of(plan, buffers)
         self._lock = threading.Lock()  # of the names, and held for no longer than it takes to read or write them
         self._adding = threading.Lock()  # of the sum, and of who is counted
-        self._ring = ring.Ring(plan, self._buffers, alone=plan.aggregation.rule is not None)
-        self._large = 4 * plan.parameters > LARGE_BYTES
+        self._form = form_of(plan)
+        self._ring = ring.Ring(self._buffers, alone=plan.aggregation.rule is not None)
+        self._large = self._form.size_bytes > LARGE_BYTES
         self._reader = Reader(plan, key, updates)
         self._half: _Half | None = None
         self._spoiled = False  # the sum is of no more use: a part of an update is in it, say, and the rest can't be had
@@ -368,11 +370,13 @@ class Folding:
             self._examples[device] = update.examples
             self._refused.pop(device, None)
 
-    def _open(self, device: DeviceId, digest: str, memory: memoryview, opened: Vector) -> Update:
+    def _open(self, device: DeviceId, digest: str, memory: memoryview, opened: Memory) -> Update:
+        most, context = self.plan.max_examples, self._context(device)
         try:
             with self._updates.reading(update_key(self.descriptor.id, device, digest)) as source:
-                context = self._context(device)
-                return open_coming(source, digest, key=self.key, context=context, plan=self.plan, memory=memory, out=opened)
+                return open_coming(
+                    source, digest, key=self.key, context=context, form=self._form, max_examples=most, memory=memory, out=opened
+                )
         except Refusal as refusal:
             if refusal.code is Code.NOT_FOUND:
                 raise Refusal(Code.UPDATE_MISSING, f"The update of {device} is not in object storage.") from refusal
@@ -383,9 +387,9 @@ class Folding:
         self._add_rest()
         self._ring.drain(self._add)
 
-    def _add(self, updates: list[Update]) -> None:
+    def _add(self, opened: list[Opened]) -> None:
         if isinstance(self._sum, WeightedSum):
-            self._sum.fold_all(updates, _adders if self.plan.parameters >= _SPLIT_ELEMENTS else None, _CORES)
+            self._form.add(self._sum, opened, _adders if self.plan.parameters >= _SPLIT_ELEMENTS else None, _CORES)
         else:
-            for update in updates:
+            for update, _ in opened:
                 self._sum.fold(update)

@@ -2,10 +2,10 @@
 
 import time
 
+from fedlearn.aggregator.forms import Form, Memory
 from fedlearn.core.ports import Source
-from fedlearn.core.updates import Update, Vector, check_claims
-from fedlearn.protocol.envelope import Coming, UpdateContext, open_update
-from fedlearn.protocol.plans import Plan
+from fedlearn.core.updates import Update, check_claims
+from fedlearn.protocol.envelope import Coming, UpdateContext
 from fedlearn.protocol.sealing import SealingKey
 from fedlearn.telemetry.metrics import aggregator as metrics
 
@@ -16,15 +16,16 @@ def open_coming(
     *,
     key: SealingKey,
     context: UpdateContext,
-    plan: Plan,
+    form: Form,
+    max_examples: int,
     memory: memoryview,
-    out: Vector,
+    out: Memory,
 ) -> Update:
     """Open an update and check it, as `open_update` and `check_claims` do.
 
     Args:
         memory: for one piece after the other, `layout_of(plan).longest_piece` bytes.
-        out: where its delta is written, float32, shape (plan.parameters,); undefined after a refusal.
+        out: where its delta is written in this form; undefined after a refusal.
 
     Raises:
         Refusal: as these.
@@ -41,8 +42,8 @@ def open_coming(
         waited += time.perf_counter() - asked
         return piece
 
-    update = open_update(Coming(source.size, take), key=key, context=context, plan=plan, digest=digest, out=out)
-    check_claims(update, max_examples=plan.max_examples)
+    update = form.open(Coming(source.size, take), key=key, context=context, digest=digest, memory=out)
+    check_claims(update, max_examples=max_examples)
     metrics.FETCH_SECONDS.observe(waited)
     metrics.OPEN_SECONDS.observe(time.perf_counter() - began - waited)
     return update

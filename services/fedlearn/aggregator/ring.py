@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from fedlearn.aggregator.buffers import Buffers
-from fedlearn.core.updates import Update, Vector
-from fedlearn.protocol.plans import Plan
+from fedlearn.aggregator.forms import Memory, Opened
+from fedlearn.core.updates import Update
 
 BYTES = 64 << 20
 _TOGETHER = 8  # of so many the sum is read and written once
@@ -18,7 +18,7 @@ _TOGETHER = 8  # of so many the sum is read and written once
 class Slot:
     """Memory for one opened update."""
 
-    def __init__(self, memory: Vector) -> None:
+    def __init__(self, memory: Memory) -> None:
         self.memory, self.kept = memory, False
 
 
@@ -26,13 +26,12 @@ class Ring:
     """One round's. `filling` is called by any thread; the rest by one at a time.
 
     Args:
-        plan: whose updates they are; two of them have room, so a delta has at most `BYTES` / 2.
-        buffers: where the memory comes from, and goes back to.
+        buffers: where the memory comes from, and goes back to; two updates have room, so one has at most `BYTES` / 2.
         alone: whether each update is taken out as soon as it is counted.
     """
 
-    def __init__(self, plan: Plan, buffers: Buffers, *, alone: bool = False) -> None:
-        most = max(2, BYTES // max(1, 4 * plan.parameters))
+    def __init__(self, buffers: Buffers, *, alone: bool = False) -> None:
+        most = max(2, BYTES // max(1, buffers.sizes[1]))
         # two at least can be opened while the others wait; whoever waits for room waits for these, or for their being added
         self._together = 1 if alone else max(1, min(_TOGETHER, most - 2))
         self._room, self._buffers = threading.Semaphore(most), buffers
@@ -50,7 +49,7 @@ class Ring:
                 self._give_back(slot)
 
     def keep(self, update: Update, slot: Slot) -> None:
-        """Let an update, whose delta is the slot's memory, wait until it is added."""
+        """Let an update, whose delta the slot's memory holds, wait until it is added."""
         slot.kept = True
         self._waiting.append((update, slot))
 
@@ -59,9 +58,9 @@ class Ring:
         """Whether as many wait as are added at once."""
         return len(self._waiting) >= self._together
 
-    def drain(self, add: Callable[[list[Update]], None]) -> None:
+    def drain(self, add: Callable[[list[Opened]], None]) -> None:
         """Add all that wait, and give their memory back."""
-        add([update for update, _ in self._waiting])
+        add([Opened(update, slot.memory) for update, slot in self._waiting])
         while self._waiting:
             self._give_back(self._waiting.pop()[1])
 

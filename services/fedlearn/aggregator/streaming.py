@@ -39,8 +39,7 @@ class Checked:
     @property
     def update(self) -> Update:
         """What it says of itself, without its delta."""
-        metadata = self.metadata
-        return Update(np.empty(0, np.float32), metadata.examples, metadata.holdout_examples, metadata.metrics)
+        return self.metadata.update()
 
 
 class Reader:

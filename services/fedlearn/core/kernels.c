@@ -133,3 +133,38 @@ void scale_blocks(float *restrict out, const int8_t *restrict codes, const float
             out[i] = (float)codes[i] * scale;
     }
 }
+
+#define ADD_SCALED(MANY)                                                                        \
+    do {                                                                                        \
+        float scale[MANY];                                                                      \
+        for (size_t k = 0; k < (MANY); k++)                                                     \
+            scale[k] = scales[row + k][block];                                                  \
+        const double *factor = factors + row;                                                   \
+        for (size_t i = 0; i < width; i++) {                                                    \
+            double value = sum[i];                                                              \
+            for (size_t k = 0; k < (MANY); k++)                                                 \
+                value += factor[k] * (double)((float)codes[row + k][start + i] * scale[k]);     \
+            sum[i] = value;                                                                     \
+        }                                                                                       \
+        row += (MANY);                                                                          \
+    } while (0)
+
+/* total[i] += factors[0] * out[i] that scale_blocks gives of codes[0] and scales[0], then of codes[1] and scales[1], and so on */
+FOR_ALL_PROCESSORS
+void add_scaled(double *restrict total, const int8_t *const *restrict codes, const float *const *restrict scales,
+                const double *restrict factors, size_t count, size_t first, size_t length)
+{
+    for (size_t start = 0, width; start < length; start += width) {
+        size_t left = BLOCK - (first + start) % BLOCK, block = (first + start) / BLOCK, row = 0;
+        width = length - start < left ? length - start : left;
+        double *restrict sum = total + start;
+        while (count - row >= AT_ONCE)
+            ADD_SCALED(AT_ONCE);
+        if (count - row >= 4)
+            ADD_SCALED(4);
+        if (count - row >= 2)
+            ADD_SCALED(2);
+        if (count - row >= 1)
+            ADD_SCALED(1);
+    }
+}

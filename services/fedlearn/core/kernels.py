@@ -27,7 +27,9 @@ def load(path: str) -> ctypes.CDLL:
     library.mean_of_ordered.argtypes = [pointer, pointer, size, size, size, pointer, size, size, size]
     library.round_blocks.argtypes = [pointer, pointer, pointer, pointer, size]
     library.scale_blocks.argtypes = [pointer, pointer, pointer, size, size]
-    library.add_weighted.restype = library.mean_of_ordered.restype = library.scale_blocks.restype = None
+    library.add_scaled.argtypes = [pointer, pointer, pointer, pointer, size, size, size]
+    for function in (library.add_weighted, library.mean_of_ordered, library.scale_blocks, library.add_scaled):
+        function.restype = None
     library.round_blocks.restype = ctypes.c_int
     return library
 
@@ -66,6 +68,11 @@ def address(array: npt.NDArray[Any]) -> int:
     return begin
 
 
+def addresses(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.uintp]:
+    """Where each begins, as an array for C."""
+    return np.array([address(array) for array in arrays], np.uintp)
+
+
 def add_weighted(total: Floats, rows: Sequence[Vector] | npt.NDArray[np.float32], factors: Sequence[float] | Floats) -> None:
     """Add each row times its factor to `total`, in place, in float64 and in the order of the rows.
 
@@ -79,8 +86,8 @@ def add_weighted(total: Floats, rows: Sequence[Vector] | npt.NDArray[np.float32]
     if _library is None or not plain(total, np.float64) or not all(plain(row, np.float32) for row in rows):
         _add_by_numpy(total, rows, factors)
         return
-    addresses = np.array([address(row) for row in rows], np.uintp)
-    _library.add_weighted(address(total), address(addresses), address(factors), len(rows), len(total))
+    begins = addresses(list(rows))
+    _library.add_weighted(address(total), address(begins), address(factors), len(rows), len(total))
 
 
 def orders(rows: npt.NDArray[np.float32], out: Floats) -> bool:

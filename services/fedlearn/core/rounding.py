@@ -4,6 +4,7 @@ QSGD, Alistarh et al. 2017, section 3.1, with s = 127 and the largest magnitude 
 in `kernels.c`; where it was not compiled numpy does the same, to the last bit.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from fedlearn.core import kernels
 from fedlearn.core.errors import Code, Refusal
+from fedlearn.core.kernels import Floats
 from fedlearn.core.updates import Vector
 
 Codes = npt.NDArray[np.int8]
@@ -92,6 +94,36 @@ def scale_blocks(codes: Codes, scales: Vector, out: Vector, first: int = 0) -> N
         library.scale_blocks(*arrays, first, count)
     else:
         _scale_by_numpy(codes, scales, out, first)
+
+
+def add_scaled(
+    total: Floats, codes: Sequence[Codes], scales: Sequence[Vector], factors: Sequence[float], first: int = 0
+) -> None:
+    """Add what `scale_blocks` makes of each codes and scales, times its factor, to `total`: in place, in float64 and in that
+    order, to the last bit what `kernels.add_weighted` does with these values.
+
+    Args:
+        total: shape (count,), without a negative zero.
+        codes: each of shape (count,).
+        scales: of the whole vectors, float32.
+        first: the number in the whole vectors of the first of `codes`.
+    """
+    count, library = len(total), kernels.library()
+    if any(len(row) != count for row in codes) or not len(codes) == len(scales) == len(factors):
+        raise ValueError("codes, scales, factors and total don't have the same lengths")
+    if first < 0 or any(blocks(first + count) > len(row) for row in scales):
+        raise ValueError("codes and scales don't fit one another")
+    weights = np.ascontiguousarray(factors, np.float64)
+    plain = all(kernels.plain(row, np.int8) for row in codes) and all(kernels.plain(row, np.float32) for row in scales)
+    if library is None or not plain or not kernels.plain(total, np.float64):
+        rows = [np.empty(count, np.float32) for _ in codes]
+        for row, mine, its in zip(rows, codes, scales, strict=True):
+            scale_blocks(mine, its, row, first)
+        kernels.add_weighted(total, rows, weights)
+        return
+    begins = kernels.addresses(codes), kernels.addresses(scales)  # held until C has read them
+    places = (kernels.address(array) for array in (total, *begins, weights))
+    library.add_scaled(*places, len(codes), first, count)
 
 
 def _for_c(*arrays: tuple[npt.NDArray[Any], type]) -> list[int] | None:

@@ -5,6 +5,7 @@ What a window may decode to is known before: no byte of it is unpacked before it
 
 import struct
 import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -13,8 +14,9 @@ import numpy.typing as npt
 import zstandard
 
 from fedlearn.core.errors import Code, Refusal
-from fedlearn.core.rounding import blocks, draw, round_blocks, scale_blocks
-from fedlearn.core.updates import check_finite
+from fedlearn.core.kernels import add_weighted
+from fedlearn.core.rounding import add_scaled, blocks, draw, round_blocks, scale_blocks
+from fedlearn.core.updates import Vector, check_finite
 
 Encoding = Literal["float32", "float16", "float64", "int8", "top_k"]
 Bytes = bytes | bytearray | memoryview
@@ -86,10 +88,15 @@ class Int8:
     compressed: bool = True
 
     def longest(self, elements: int) -> int:
-        return _longest(self._size(elements))
+        return _longest(self.content_bytes(elements))
+
+    def content_bytes(self, elements: int) -> int:
+        """How many bytes are packed: scales, exact values, codes."""
+        rounded = elements - self._kept
+        return 4 * (blocks(rounded) + self._kept) + rounded
 
     def encode(self, part: npt.NDArray[Any], rng: np.random.Generator) -> Bytes:
-        raw, most = np.empty(self._size(len(part)), np.uint8), self.longest(len(part))
+        raw, most = np.empty(self.content_bytes(len(part)), np.uint8), self.longest(len(part))
         scales, exact, codes = self._sections(raw, len(part))
         if self.exact:
             np.concatenate([part[start:stop] for start, stop in self.exact], out=exact)
@@ -100,19 +107,55 @@ class Int8:
         return _pack(raw.data, most)
 
     def decode(self, plain: Bytes, out: npt.NDArray[Any]) -> None:
-        raw = np.frombuffer(_unpack(plain, self._size(len(out)), exactly=True), np.uint8)
-        scales, exact, codes = self._sections(raw, len(out))
-        taken = 0
-        for start, stop in self._between(len(out)):
-            scale_blocks(codes[taken : taken + stop - start], scales, out[start:stop], taken)
-            taken += stop - start
-        taken = 0
-        for start, stop in self.exact:
-            out[start:stop] = exact[taken : taken + stop - start]
-            taken += stop - start
+        raw = np.frombuffer(_unpack(plain, self.content_bytes(len(out)), exactly=True), np.uint8)
+        self._check(raw, len(out))
+        self._scale(raw, out)
+
+    def unpack(self, plain: Bytes, elements: int, out: npt.NDArray[np.uint8]) -> None:
+        """Write a window's content as it is, checked as by `decode`, which raises the same.
+
+        Args:
+            out: shape (content_bytes(elements),).
+        """
+        out[:] = np.frombuffer(_unpack(plain, len(out), exactly=True), np.uint8)
+        self._check(out, elements)
+
+    def add(self, total: npt.NDArray[np.float64], contents: Sequence[npt.NDArray[np.uint8]], factors: Sequence[float]) -> None:
+        """Add the same window of several vectors, each times its factor: in place, in their order, to the bits of `decode`.
+
+        Args:
+            total: shape (elements of the window,), float64.
+            contents: as `unpack` has written them.
+        """
+        sections = [self._sections(content, len(total)) for content in contents]
+        scales, exact, codes = ([row[0] for row in sections], [row[1] for row in sections], [row[2] for row in sections])
+        for run, kept in self._runs(self._between(len(total))):
+            add_scaled(total[run], [row[kept] for row in codes], scales, factors, kept.start)
+        for run, kept in self._runs(self.exact):
+            add_weighted(total[run], [row[kept] for row in exact], factors)
+
+    def _check(self, raw: npt.NDArray[np.uint8], elements: int) -> None:
+        scales, exact, _ = self._sections(raw, elements)
         check_finite(exact)
         if not (np.abs(scales) <= _SURE_SCALE).all():
+            out: Vector = np.empty(elements, np.float32)
+            self._scale(raw, out)
             check_finite(out)
+
+    def _scale(self, raw: npt.NDArray[np.uint8], out: npt.NDArray[Any]) -> None:
+        scales, exact, codes = self._sections(raw, len(out))
+        for run, kept in self._runs(self._between(len(out))):
+            scale_blocks(codes[kept], scales, out[run], kept.start)
+        for run, kept in self._runs(self.exact):
+            out[run] = exact[kept]
+
+    @staticmethod
+    def _runs(places: Sequence[tuple[int, int]]) -> Iterator[tuple[slice, slice]]:
+        """Each of these places in the window, and where its values lie among those of all of them."""
+        taken = 0
+        for start, stop in places:
+            yield slice(start, stop), slice(taken, taken + stop - start)
+            taken += stop - start
 
     def _sections(
         self, raw: npt.NDArray[np.uint8], elements: int
@@ -131,10 +174,6 @@ class Int8:
         """The places that are not exact."""
         edges = [0, *(edge for places in self.exact for edge in places), elements]
         return list(zip(edges[::2], edges[1::2], strict=True))
-
-    def _size(self, elements: int) -> int:
-        rounded = elements - self._kept
-        return 4 * (blocks(rounded) + self._kept) + rounded
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,12 @@ by which it is known, is the SHA-256 of its header. docs/envelope.md describes t
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedlearn.core.errors import Code, Refusal
@@ -17,11 +19,34 @@ from fedlearn.core.updates import Update, Vector
 from fedlearn.protocol.codecs import Bytes
 from fedlearn.protocol.plans import Plan, UpdateFormat
 from fedlearn.protocol.sealing import SealingKey, SealingPublicKey
-from fedlearn.protocol.windows import Coming, Header, Layout, Opening, Span, digest_of, open_vector, read_header, seal_vector
+from fedlearn.protocol.windows import (
+    Coming,
+    Header,
+    Layout,
+    Opening,
+    Span,
+    digest_of,
+    open_vector,
+    open_windows,
+    read_header,
+    seal_vector,
+)
 
 __all__ = [
-    "Coming", "Header", "Metadata", "Opening", "Span", "UpdateContext", "digest_of", "layout_of", "open_envelope",
-    "open_metadata", "open_update", "read_header", "seal",
+    "Coming",
+    "Header",
+    "Metadata",
+    "Opening",
+    "Span",
+    "UpdateContext",
+    "digest_of",
+    "layout_of",
+    "open_encoded",
+    "open_envelope",
+    "open_metadata",
+    "open_update",
+    "read_header",
+    "seal",
 ]  # fmt: skip
 
 _LABEL = b"fedlearn update envelope v1\n"
@@ -62,6 +87,10 @@ class Metadata(BaseModel):
     examples: Annotated[int, Field(ge=0, le=_MOST)]
     holdout_examples: Annotated[int, Field(ge=0, le=_MOST)]
     metrics: Annotated[dict[Annotated[str, Field(min_length=1, max_length=100)], float], Field(max_length=100)]
+
+    def update(self) -> Update:
+        """What it says of an update, without the delta."""
+        return Update(np.empty(0, np.float32), self.examples, self.holdout_examples, self.metrics)
 
 
 def layout_of(plan: Plan) -> Layout:
@@ -129,8 +158,28 @@ def open_update(
             (it claims more than the plan allows); `update_shape`; `update_dtype`; `update_digest`; `update_base`.
     """
     raw, delta = open_vector(sealed, key=key, info=context.info, layout=layout_of(plan), digest=digest, out=out)
-    metadata = _read_metadata(raw, context)
-    return Update(delta, metadata.examples, metadata.holdout_examples, metadata.metrics)
+    return replace(_read_metadata(raw, context).update(), delta=delta)
+
+
+def open_encoded(
+    sealed: Bytes | Coming,
+    place: Callable[[int], npt.NDArray[np.uint8]],
+    *,
+    key: SealingKey,
+    context: UpdateContext,
+    plan: Plan,
+    digest: str | None = None,
+) -> Update:
+    """Open an envelope of int8 as `open_update`, which raises the same, and leave its windows as they are encoded.
+
+    Args:
+        place: where window `index` (from 1) is written, shape (`layout_of(plan).content_bytes(index)`,).
+
+    Returns:
+        The update without its delta.
+    """
+    raw = open_windows(sealed, place, key=key, info=context.info, layout=layout_of(plan), digest=digest)
+    return _read_metadata(raw, context).update()
 
 
 def open_envelope(header: Header, *, key: SealingKey, context: UpdateContext) -> Opening:

@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -121,6 +122,12 @@ class Layout:
         """Window `index` (from 1) of a vector, as a view."""
         part = self.elements(index)
         return vector[part.start : part.stop]
+
+    def content_bytes(self, index: int) -> int:
+        """What window `index` (from 1) of int8 has before it is packed."""
+        codec = self.codec_at(index)
+        assert isinstance(codec, Int8)
+        return codec.content_bytes(len(self.elements(index)))
 
     def sealed_bytes(self, index: int) -> range:
         """What length window `index` (from 1) may have with its tag; one only, unless it is compressed."""
@@ -314,7 +321,8 @@ class Opening:
 
         Args:
             sealed: the bytes at `header.span(index)`.
-            out: contiguous, float32 (float64 for that encoding), shape (elements of the window,).
+            out: contiguous, float32 (float64 for that encoding), shape (elements of the window,); or, for int8, uint8: then its
+                content is written as it is encoded, shape (`layout.content_bytes(index)`,).
 
         Raises:
             Refusal: as `metadata`; `update_malformed` or `update_too_large` for what does not unpack to this window;
@@ -324,7 +332,11 @@ class Opening:
         layout = self.header.layout
         codec, nonce = layout.codec_at(index), _nonce(index, layout)
         try:
-            if isinstance(codec, Plain):
+            if out.dtype == np.uint8:
+                assert isinstance(codec, Int8), "no other content is added as it is encoded"
+                plain = self._cipher.decrypt(nonce, sealed, self.header.digest)
+                codec.unpack(plain, len(layout.elements(index)), out)
+            elif isinstance(codec, Plain):
                 # where encoding and memory agree, the plaintext is written straight to its place
                 target = out if out.dtype == codec.wire else np.empty(len(out), codec.wire)
                 self._cipher.decrypt_into(nonce, sealed, self.header.digest, target.data.cast("B"))
@@ -366,6 +378,26 @@ def open_vector(
     Raises:
         Refusal: as `read_header` and `Opening`; `update_malformed` also when bytes are missing or left over.
     """
+    vector: npt.NDArray[Any] = np.empty(layout.parameters, _memory_dtype(layout)) if out is None else out
+    _check_vector(vector, layout)
+    place = partial(layout.cut, vector)
+    return open_windows(sealed, place, key=key, info=info, layout=layout, digest=digest), vector
+
+
+def open_windows(
+    sealed: Bytes | Coming,
+    place: Callable[[int], npt.NDArray[Any]],
+    *,
+    key: SealingKey,
+    info: bytes,
+    layout: Layout,
+    digest: str | None = None,
+) -> bytes:
+    """Open a whole sealed vector as `open_vector`, which raises the same, and return its metadata.
+
+    Args:
+        place: where window `index` (from 1) is written, see `Opening.window`.
+    """
     size, take = sealed if isinstance(sealed, Coming) else _pieces(sealed)
     if size > layout.max_bytes:
         raise Refusal(Code.UPDATE_TOO_LARGE, f"It has {size} bytes; at most {layout.max_bytes} are due.")
@@ -373,12 +405,10 @@ def open_vector(
     if size != header.total_bytes:
         raise Refusal(Code.UPDATE_MALFORMED, f"It has {size} bytes; its header says {header.total_bytes}.")
     opening = Opening(header, key=key, info=info)
-    vector: npt.NDArray[Any] = np.empty(layout.parameters, _memory_dtype(layout)) if out is None else out
-    _check_vector(vector, layout)
     metadata = opening.metadata(take(header.span(0).length))
     for index in range(1, layout.windows + 1):
-        opening.window(index, take(header.span(index).length), layout.cut(vector, index))
-    return metadata, vector
+        opening.window(index, take(header.span(index).length), place(index))
+    return metadata
 
 
 def _pieces(blob: Bytes) -> Coming:

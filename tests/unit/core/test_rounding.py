@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fedlearn.core import kernels
 from fedlearn.core.errors import Code, Refusal
-from fedlearn.core.rounding import BLOCK, blocks, draw, round_blocks, scale_blocks
+from fedlearn.core.rounding import BLOCK, add_scaled, blocks, draw, round_blocks, scale_blocks
 
 COUNTS = (0, 1, 2, 31, BLOCK - 1, BLOCK, BLOCK + 1, 5 * BLOCK - 3, 33 * BLOCK + 5)
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -55,6 +55,38 @@ def test_scales_codes_and_values_are_the_same_to_the_last_bit(both: Iterator[Non
             made += scales.tobytes() + codes.tobytes() + back(scales, codes).tobytes()
         found.append(made)
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("first", [0, 1, BLOCK - 1, BLOCK, 3 * BLOCK + 7])
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 7, 8, 9, 15, 21])
+def test_adding_in_steps_gives_the_bits_of_values_that_are_scaled_and_then_added(
+    both: Iterator[None], rows: int, first: int
+) -> None:
+    rng = np.random.default_rng(rows)
+    for count in COUNTS:
+        codes = [rng.integers(-128, 128, count).astype(np.int8) for _ in range(rows)]
+        scales = [rng.normal(0, 1, blocks(first + count)).astype(np.float32) ** 9 for _ in range(rows)]
+        factors, start = rng.uniform(0.1, 10, rows), rng.normal(0, 1, count)
+        values = [np.empty(count, np.float32) for _ in range(rows)]
+        expected = start.copy()
+        for value, mine, its, factor in zip(values, codes, scales, factors, strict=True):
+            scale_blocks(mine, its, value, first)
+            expected += factor * value.astype(np.float64)
+        for _ in both:
+            total = start.copy()
+            add_scaled(total, codes, scales, list(factors), first)
+            assert total.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("codes", "scales", "first"), [(5, 1, 0), (4, 0, 0), (4, 1, -1), (4, 1, BLOCK)], ids=["codes", "scales", "before", "beyond"]
+)
+def test_what_does_not_fit_is_not_added(both: Iterator[None], codes: int, scales: int, first: int) -> None:
+    for _ in both:
+        total = np.zeros(4)
+        with pytest.raises(ValueError, match=r"fit|lengths"):
+            add_scaled(total, [np.ones(codes, np.int8)], [np.ones(scales, np.float32)], [1.0], first)
+        assert not total.any()
 
 
 @settings(max_examples=200)
