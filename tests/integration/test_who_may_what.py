@@ -176,7 +176,7 @@ def test_nobody_but_the_server_moves_a_round_and_nobody_but_the_aggregator_repor
     forged = {**model, "version": 1, "sha256": "0" * 64}
     prefix = f"/v1/rounds/{trial.name}/1"
     opening = {"plan": trial.plan.model_dump(mode="json"), "base": model, "reporting_seconds": 1}
-    place = {"task": trial.name, "goal": 2, "size_bytes": 1, "sha256": "0" * 64}
+    place = {"task": trial.name, "goal": 2, "mixed": 2, "size_bytes": 1, "sha256": "0" * 64}
     harmful = {
         "aggregator": [
             ("PUT", prefix, opening),
