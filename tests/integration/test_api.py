@@ -225,6 +225,31 @@ def test_a_plan_that_is_not_allowed_is_refused_and_the_fault_is_named(
     assert said in problem(operator.post("/v1/tasks", json=submission), Code.PLAN_INVALID)["detail"]
 
 
+KRUM, MEDIAN = ({"strategy": "fedavg", "rule": {"name": name}} for name in ("krum", "median"))
+TOP_K = {"encoding": "top_k", "keep_fraction": 0.05}
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        pytest.param({"aggregation": {"strategy": "fedbest"}}, Code.PLAN_INVALID, "fedbest", id="a wrong strategy"),
+        pytest.param({"aggregation": {"strategy": "fedadam", "beta_2": 1}}, Code.PLAN_INVALID, "beta_2", id="out of range"),
+        pytest.param({"aggregation": {"strategy": "fedavg", "tau": 1}}, Code.PLAN_INVALID, "tau", id="another one's option"),
+        pytest.param({"aggregation": {"rule": {"name": "mode"}}}, Code.PLAN_INVALID, "mode", id="a wrong rule"),
+        pytest.param({"update": {"encoding": "int4"}}, Code.PLAN_INVALID, "update.encoding", id="a wrong codec"),
+        pytest.param({"update": TOP_K, "aggregation": MEDIAN}, Code.PLAN_INVALID, "weighted mean only", id="a median of top_k"),
+        pytest.param({"aggregation": KRUM}, Code.COHORT_TOO_SMALL, "mixes 1 of 9 updates", id="Krum below min_cohort"),
+    ],
+)
+def test_a_strategy_a_rule_or_a_codec_that_can_not_be_is_refused_and_nothing_is_stored(
+    operator: httpx.Client, submission: dict[str, Any], change: dict[str, Any], code: Code, said: str
+) -> None:
+    submission["plan"] |= change
+    submission["policy"] = {"goal": 9}
+    assert said in problem(operator.post("/v1/tasks", json=submission), code)["detail"]
+    problem(operator.get(f"/v1/tasks/{submission['task']}"), Code.TASK_UNKNOWN)
+
+
 def test_a_task_starts_once_its_model_is_there_and_only_once(
     operator: httpx.Client, submission: dict[str, Any], trial: Trial
 ) -> None:

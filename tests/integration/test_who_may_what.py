@@ -15,6 +15,7 @@ from fedlearn.adapters.database import DatabaseRoundStore
 from fedlearn.adapters.identity import LocalIssuer
 from fedlearn.adapters.keyfiles import save_public_key
 from fedlearn.core.errors import Code
+from fedlearn.core.ids import shard_of
 from fedlearn.core.learning import Examples, Shard
 from fedlearn.data.shards import write_shard
 from fedlearn.local.deployment import free_port
@@ -176,7 +177,7 @@ def test_nobody_but_the_server_moves_a_round_and_nobody_but_the_aggregator_repor
     forged = {**model, "version": 1, "sha256": "0" * 64}
     prefix = f"/v1/rounds/{trial.name}/1"
     opening = {"plan": trial.plan.model_dump(mode="json"), "base": model, "reporting_seconds": 1}
-    place = {"task": trial.name, "goal": 2, "size_bytes": 1, "sha256": "0" * 64}
+    place = {"task": trial.name, "goal": 2, "mixed": 2, "size_bytes": 1, "sha256": "0" * 64}
     harmful = {
         "aggregator": [
             ("PUT", prefix, opening),
@@ -271,6 +272,7 @@ FORGED: dict[str, tuple[Code, Callable[[Forgery], str]]] = {
     "of another task": (Code.TICKET_FOREIGN, lambda f: f.sign(task="another")),
     "of another plan": (Code.TICKET_FOREIGN, lambda f: f.sign(plan_digest="0" * 64)),
     "of another base": (Code.TICKET_FOREIGN, lambda f: f.sign(base_sha256="0" * 64)),
+    "of another aggregator": (Code.TICKET_FOREIGN, lambda f: f.sign(aggregator=1)),
     "expired": (Code.TICKET_EXPIRED, lambda f: f.sign(seconds=-1)),
     "with a changed signature": (Code.TICKET_INVALID, Forgery.changed),
     "signed by another key": (Code.TICKET_INVALID, lambda f: f.with_another_key(f.signer.jwk()["kid"])),
@@ -304,6 +306,32 @@ def test_a_ticket_that_is_not_right_is_refused_with_its_code(forgery: Forgery, w
         assert (answer.status_code, answer.json()["code"]) in refused
     assert a.ask(assignment, body).is_success, "with its own it is let in"
     assert a.ask(assignment, body, ticket=forgery.sign()).is_success, "with nothing wrong about it, it is let in"
+
+
+def test_an_aggregator_that_shares_a_round_takes_its_own_devices_updates_alone(forgery: Forgery) -> None:
+    """Whatever a ticket says: an update that two aggregators take would be counted twice."""
+    trial, base = forgery.trial, forgery.assignment.model
+    opening = {"plan": trial.plan.model_dump(mode="json"), "base": base.model_dump(mode="json"), "reporting_seconds": 60}
+    shared = forgery.assignment.model_copy(update={"task": f"{trial.name}-shared"})
+    devices = [trial.device(f"shared-{number}") for number in range(8)]
+    with trial.world.as_server() as server:
+        path = f"/v1/rounds/{shared.task}/1"
+        assert server.put(path, json={**opening, "aggregators": 2}).is_success
+        answers = {
+            (shard_of(device.id, 2), number): device.ask(
+                shared, b"sealed", ticket=forgery.sign(task=shared.task, device=device.id, aggregator=number)
+            )
+            for device in devices
+            for number in (0, 1)
+        }
+        assert server.delete(path).is_success
+    assert {which: answer.status_code for which, answer in answers.items()} == {
+        (0, 0): 200,
+        (0, 1): 403,
+        (1, 0): 403,
+        (1, 1): 403,
+    }
+    assert {answer.json()["code"] for answer in answers.values() if not answer.is_success} == {Code.TICKET_FOREIGN}
 
 
 def test_a_device_can_not_use_the_ticket_of_another_slot_of_its_pod(trial: Trial) -> None:

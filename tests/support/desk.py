@@ -15,7 +15,7 @@ from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.policy import RoundPolicy
 from fedlearn.core.ports import Task
 from fedlearn.core.rounds import Aggregate, ModelRef, Phase, Round
-from fedlearn.protocol.messages import CheckIn, Model, RoundOpen
+from fedlearn.protocol.messages import CheckIn, Model, ModelUpload, RoundOpen
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.tickets import TicketSigner, make_signing_key
 from fedlearn.server.coordinator import Coordinator
@@ -34,6 +34,7 @@ class PlayedAggregator:
         self.opened: list[RoundId] = []
         self.closed: list[RoundId] = []
         self.swept: list[RoundId] = []
+        self.placed: list[tuple[int, int]] = []
         self.refuses: Refusal | None = None
         self.served: Model | None = None
         self.sweeping, self.opening = asyncio.Event(), asyncio.Event()
@@ -46,6 +47,12 @@ class PlayedAggregator:
         if self.refuses is not None:
             raise self.refuses
         return RoundOpen(task=round_.id.task, round=round_.id.number, kid="0" * 32, state="open", served=self.served)
+
+    async def place_model(self, task: TaskId, *, goal: int, mixed: int, size_bytes: int, sha256: str) -> ModelUpload:
+        self.placed.append((goal, mixed))
+        if self.refuses is not None:
+            raise self.refuses
+        return ModelUpload(key=f"{task}/models/0", url="http://storage/0", headers={}, valid_seconds=60)
 
     @staticmethod
     def shared_by(_plan: Plan) -> int:

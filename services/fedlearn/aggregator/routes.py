@@ -71,7 +71,13 @@ def server_routes(rounds: Rounds, gate: Gate, settings: AggregatorSettings) -> A
 
     @router.post("/models", summary="A place for version 0 of a task.", responses=problems(*refusals, Code.COHORT_TOO_SMALL))
     async def place_model(request: ModelUploadRequest) -> ModelUpload:
-        key, grant = rounds.place_model(TaskId(request.task), request.goal, request.size_bytes, request.sha256)
+        key, grant = rounds.place_model(
+            TaskId(request.task),
+            goal=request.goal,
+            mixed=request.mixed,
+            size_bytes=request.size_bytes,
+            sha256=request.sha256,
+        )
         return ModelUpload(key=key, url=grant.url, headers=dict(grant.headers), valid_seconds=settings.upload_seconds)
 
     return router

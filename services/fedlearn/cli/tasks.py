@@ -13,7 +13,7 @@ from rich.console import Console
 from fedlearn.adapters.operator import OperatorClient
 from fedlearn.cli.codecs import CodecOption, KeepOption, ModelEncodingOption
 from fedlearn.cli.show import DEFAULT_SERVER, JsonOption, ServerOption, TokenOption, make_table, percent, print_json, say
-from fedlearn.cli.strategies import ProximalOption, RobustOption, StrategyOption, StrategyOptions
+from fedlearn.cli.strategies import ProximalOption, RobustOption, StrategyOption, StrategyOptions, min_fraction_for
 from fedlearn.core.errors import Code, Outage, Refusal, SetupError
 from fedlearn.protocol.aggregations import name_aggregation, read_options
 from fedlearn.protocol.plans import LocalTraining, name_codec, read_model_encoding
@@ -68,7 +68,7 @@ def submit_builtin(
     token: TokenOption = None,
     dataset: str = "mnist",
     model: Annotated[str, typer.Option(help="2nn or cnn.")] = "2nn",
-    devices: Annotated[int, typer.Option(help="How many reports finish a round.")] = 3,
+    devices: Annotated[int, typer.Option(min=1, help="How many reports finish a round.")] = 3,
     rounds: int | None = None,
     epochs: int = 1,
     batch_size: int = 10,
@@ -86,7 +86,10 @@ def submit_builtin(
     keep_fraction: KeepOption = None,
     model_encoding: ModelEncodingOption = "float32",
     over_selection: Annotated[float, typer.Option(help="Devices selected for each report wanted.")] = 1.3,
-    min_fraction: Annotated[float, typer.Option(help="Of --devices: fewer reports abandon the round.")] = 0.8,
+    min_fraction: Annotated[
+        float | None,
+        typer.Option(help="Of --devices: fewer reports abandon the round. 0.8, or more where the rule needs more."),
+    ] = None,
     selection_timeout_seconds: float = 60.0,
     reporting_timeout_seconds: float = 600.0,
     aggregation_timeout_seconds: float = 600.0,
@@ -119,7 +122,7 @@ def submit_builtin(
     policy = Policy(
         goal=devices,
         over_selection=over_selection,
-        min_fraction=min_fraction,
+        min_fraction=min_fraction_for(aggregation, devices) if min_fraction is None else min_fraction,
         selection_timeout_seconds=selection_timeout_seconds,
         reporting_timeout_seconds=reporting_timeout_seconds,
         aggregation_timeout_seconds=aggregation_timeout_seconds,

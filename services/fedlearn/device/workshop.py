@@ -1,20 +1,23 @@
 """What the devices of one process share: plans with their compiled models, the global model, the round's sealing key.
 
-Whatever several devices want at once is made once; they wait for it together. Only the newest of each is kept.
+Whatever several devices want at once is made once; they wait for it together. Of each of the last few tasks the newest is kept:
+devices of one process may work at several tasks in turn, and to build a learner or fetch a model anew for each round costs more
+than to keep it.
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Hashable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from fedlearn.adapters.http import persist
 from fedlearn.adapters.transfer import SignedTransfer
 from fedlearn.core.errors import Code, Refusal
-from fedlearn.core.ids import RoundId
+from fedlearn.core.ids import RoundId, TaskId
 from fedlearn.core.learning import Learner, Weights
 from fedlearn.device.peers import AggregatorClient, ServerClient
 from fedlearn.protocol.messages import Model
@@ -22,24 +25,48 @@ from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingPublicKey, verify_sealing_key
 from fedlearn.protocol.tensors import decode_model
 
+Owner = TypeVar("Owner", bound=Hashable)
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 LearnerFactory = Callable[[Plan], Learner]
+_MOST_TASKS = 4
+_MOST_MODEL_BYTES = 512 << 20  # of larger models only one is kept
 
 
-class Newest(Generic[Key, Value]):
-    """Keeps the value that was made last; whoever wants it while it is being made waits for it."""
+class _Kept(NamedTuple, Generic[Key, Value]):
+    key: Key
+    making: asyncio.Task[Value]
+    size_bytes: int
 
-    def __init__(self) -> None:
-        self._key: Key | None = None
-        self._making: asyncio.Task[Value] | None = None
+    @property
+    def failed(self) -> bool:
+        return self.making.done() and (self.making.cancelled() or self.making.exception() is not None)
 
-    async def get(self, key: Key, make: Callable[[], Awaitable[Value]]) -> Value:
-        """The value of `key`; one that could not be made is tried again by the next who asks."""
-        failed = self._making is not None and self._making.done() and (self._making.cancelled() or self._making.exception())
-        if self._key != key or self._making is None or failed:
-            self._key, self._making = key, asyncio.create_task(self._run(make))
-        return await asyncio.shield(self._making)
+
+class Newest(Generic[Owner, Key, Value]):
+    """Keeps for each owner the value that was made last; whoever wants it while it is being made waits for it.
+
+    Args:
+        most: of so many owners, of those who were asked for last.
+        most_bytes: what the values may have together; the last one is kept also if it has more.
+    """
+
+    def __init__(self, most: int, most_bytes: float = math.inf) -> None:
+        self._most, self._most_bytes = most, most_bytes
+        self._kept: dict[Owner, _Kept[Key, Value]] = {}  # the one that was asked for last at the end
+
+    async def get(self, owner: Owner, key: Key, make: Callable[[], Awaitable[Value]], *, size_bytes: int = 0) -> Value:
+        """The owner's value of `key`; one that could not be made is tried again by the next who asks."""
+        kept = self._kept.pop(owner, None)
+        if kept is None or kept.key != key or kept.failed:
+            kept = _Kept(key, asyncio.create_task(self._run(make)), size_bytes)
+        self._kept[owner] = kept
+        while len(self._kept) > 1 and (len(self._kept) > self._most or self._bytes() > self._most_bytes):
+            del self._kept[next(iter(self._kept))]
+        return await asyncio.shield(kept.making)
+
+    def _bytes(self) -> int:
+        return sum(kept.size_bytes for kept in self._kept.values())
 
     @staticmethod
     async def _run(make: Callable[[], Awaitable[Value]]) -> Value:
@@ -74,9 +101,9 @@ class Workshop:
         self.server, self.compute = server, compute
         self.transfer = SignedTransfer()
         self._aggregator, self._identity, self._make_learner = aggregator, identity, make_learner
-        self._tools = Newest[str, Tools]()
-        self._weights = Newest[str, Weights]()
-        self._sealing_key = Newest[RoundId, SealingPublicKey]()
+        self._tools = Newest[str, str, Tools](_MOST_TASKS)
+        self._weights = Newest[str, str, Weights](_MOST_TASKS, _MOST_MODEL_BYTES)
+        self._sealing_key = Newest[TaskId, RoundId, SealingPublicKey](_MOST_TASKS)
 
     async def tools(self, plan_digest: str) -> Tools:
         """The plan of this digest, and its learner.
@@ -91,10 +118,10 @@ class Workshop:
                 raise Refusal(Code.PLAN_INVALID, f"The server's plan has the digest {plan.digest}, not {plan_digest}.")
             return Tools(plan, await asyncio.get_running_loop().run_in_executor(self.compute, self._make_learner, plan))
 
-        return await self._tools.get(plan_digest, make)
+        return await self._tools.get(plan_digest, plan_digest, make)
 
     async def weights(self, model: Model, url: str, plan: Plan) -> Weights:
-        """The global model, fetched once and checked by its digest.
+        """The global model, checked by its digest; a version is fetched once, until the task has a newer one.
 
         Raises:
             Refusal: `model_mismatch`, `forbidden`.
@@ -105,7 +132,8 @@ class Workshop:
             body = await asyncio.to_thread(self.transfer.fetch, url, sha256=model.sha256, size_bytes=model.size_bytes)
             return decode_model(body, plan, plan.model_encoding)
 
-        return await self._weights.get(model.sha256, make)
+        versions = model.key.rpartition("/")[0]  # those of one task lie in one folder
+        return await self._weights.get(versions, model.sha256, make, size_bytes=4 * plan.parameters)
 
     async def sealing_key(self, round_id: RoundId) -> SealingPublicKey:
         """The round's sealing key, if the configured aggregator vouches for it.
@@ -121,4 +149,4 @@ class Workshop:
             signed = await persist(lambda: aggregator.sealing_key(round_id))
             return verify_sealing_key(signed, identity, round_id)
 
-        return await self._sealing_key.get(round_id, make)
+        return await self._sealing_key.get(round_id.task, round_id, make)

@@ -265,6 +265,10 @@ class ModelUploadRequest(Message):
     goal: Annotated[
         int, Field(ge=1, le=MAX_DEVICES_A_ROUND, examples=[3], description="How many devices its rounds aggregate.")
     ]
+    mixed: Annotated[
+        int,
+        Field(ge=1, le=MAX_DEVICES_A_ROUND, examples=[3], description="How many of their updates its rule mixes in a result."),
+    ]
     size_bytes: Size
     sha256: Digest
 

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import math
 from dataclasses import replace
 
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import TaskId
+from fedlearn.core.policy import RoundPolicy
 from fedlearn.core.ports import Task
 from fedlearn.core.rounds import ModelRef
 from fedlearn.protocol.messages import Upload
@@ -25,22 +27,21 @@ async def submit_task(coordinator: Coordinator, submission: TaskSubmission) -> T
         Refusal: `plan_invalid`, `task_exists`, or the aggregator's own.
         Outage: `aggregator_unreachable`.
     """
-    plan, task_id = read_plan(json.dumps(submission.plan)), TaskId(submission.task)
-    if plan.aggregation.least_reports > submission.policy.goal:
-        raise Refusal(
-            Code.PLAN_INVALID,
-            f"The plan's aggregation needs {plan.aggregation.least_reports} updates or more; the policy's goal is "
-            f"{submission.policy.goal}.",
-        )
+    plan, task_id, policy = read_plan(json.dumps(submission.plan)), TaskId(submission.task), submission.policy.domain()
+    _check_reports(plan.aggregation.least_reports, policy)
     around = coordinator.around
     place = await around.aggregator.place_model(
-        task_id, submission.policy.goal, submission.model_size_bytes, submission.model_sha256
+        task_id,
+        goal=policy.goal,
+        mixed=plan.aggregation.mixed(policy.goal),
+        size_bytes=submission.model_size_bytes,
+        sha256=submission.model_sha256,
     )
     task = Task(
         id=task_id,
         state="waiting_for_model",
         plan_digest=plan.digest,
-        policy=submission.policy.domain(),
+        policy=policy,
         rounds=submission.rounds,
         created_at=around.clock(),
         upload=ModelRef(0, place.key, submission.model_sha256, submission.model_size_bytes),
@@ -55,6 +56,26 @@ async def submit_task(coordinator: Coordinator, submission: TaskSubmission) -> T
     _log.info("task submitted", task=task_id, plan=plan.digest, parameters=plan.parameters)
     upload = Upload(url=place.url, headers=place.headers, valid_seconds=place.valid_seconds)
     return TaskAccepted(task=task_id, plan_digest=plan.digest, upload=upload)
+
+
+def _check_reports(needed: int, policy: RoundPolicy) -> None:
+    """Whether every round that the policy lets close has the `needed` updates: or devices would train for nothing.
+
+    Raises:
+        Refusal: `plan_invalid`.
+    """
+    if needed > policy.goal:
+        raise Refusal(
+            Code.PLAN_INVALID,
+            f"The plan's aggregation needs {needed} updates or more; the policy's goal is {policy.goal}: raise it.",
+        )
+    if needed > policy.minimum:
+        raise Refusal(
+            Code.PLAN_INVALID,
+            f"The plan's aggregation needs {needed} updates or more, and by the policy's goal of {policy.goal} and its "
+            f"min_fraction of {policy.min_fraction:g} a round may close with {policy.minimum}: raise min_fraction to "
+            f"{math.ceil(100 * needed / policy.goal) / 100:g} or more, or the goal.",
+        )
 
 
 async def _waits(coordinator: Coordinator, task: Task) -> bool:

@@ -60,12 +60,13 @@ class Houses:
         return {DeviceId(device) for report in self.server.reports for device in report.reported}
 
     async def bring(self, aggregators: list[Rounds], updates: dict[DeviceId, Update]) -> None:
-        rounds = [await aggregator.open(ROUND, OPENING) for aggregator in aggregators]
+        opening = OPENING.model_copy(update={"aggregators": len(aggregators)})
+        rounds = [await aggregator.open(ROUND, opening) for aggregator in aggregators]
         descriptor = rounds[0].folding.descriptor
         sealed = SealedRound(self.updates, rounds[0].folding.key)
         assert all(round_.folding.descriptor == descriptor for round_ in rounds)
         for device, update in updates.items():
-            number = shard_of(device, AGGREGATORS)
+            number = shard_of(device, len(aggregators))
             aggregators[number].uploaded(rounds[number], device, sealed.bring(device, update))
         await until(lambda: self.reported() == set(updates))
 
@@ -83,13 +84,24 @@ def houses() -> Houses:
     return Houses()
 
 
-async def test_what_three_aggregators_sum_is_what_one_would_have(houses: Houses) -> None:
-    updates = updates_of(20)
-    async with houses.all() as aggregators:
-        await houses.bring(aggregators, updates)
-        for aggregator in aggregators:
+async def published(aggregators: int, updates: dict[DeviceId, Update]) -> np.ndarray:
+    """The model of a round that so many aggregators share, shape (parameters,)."""
+    houses = Houses()
+    async with houses.all(range(aggregators)) as running:
+        await houses.bring(running, updates)
+        for aggregator in running:
             await aggregator.close(ROUND)
         await committed_exactly(houses, updates)
+    return decode_vector(houses.models.get(houses.server.results[0].model.key), PLAN)
+
+
+async def test_what_three_aggregators_sum_is_what_one_would_have() -> None:
+    updates = updates_of(20)
+    assert {shard_of(device, AGGREGATORS) for device in updates} == set(range(AGGREGATORS))
+    base = decode_vector(BASE_FILE, PLAN)
+    three, one = [await published(aggregators, updates) - base for aggregators in (AGGREGATORS, 1)]
+    assert np.linalg.norm(three - one) <= 1e-6 * np.linalg.norm(one)
+    assert np.linalg.norm(one) > 0
 
 
 async def test_the_first_waits_until_the_others_have_closed_their_parts(houses: Houses) -> None:

@@ -1,3 +1,5 @@
+import contextlib
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ import pytest
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.updates import Update
+from fedlearn.device import outbox
 from fedlearn.device.outbox import Outbox
 from fedlearn.device.residuals import Residuals
 from fedlearn.protocol.envelope import UpdateContext, digest_of, open_update
@@ -68,6 +71,10 @@ class Device:
         played: Any = self.server
         self.outbox = Outbox(played, Residuals(self.directory / "state"))
 
+    def kept(self) -> dict[str, bytes]:
+        """The files that it goes on from."""
+        return {path.name: path.read_bytes() for path in self.directory.glob("state/*/*.f32")}
+
     async def send(self, delta: np.ndarray, *, counts: bool = True, seed: int = 5) -> np.ndarray:
         """What arrives of a delta in the next round."""
         number = self.server.rounds + 1
@@ -127,6 +134,50 @@ async def test_the_same_round_again_after_a_crash_sends_the_same(device: Device)
     device.server.rounds -= 1  # the device has died, and is assigned to the same round once more
     device.restart()
     np.testing.assert_array_equal(await device.send(delta_of(device.plan, 2)), first)
+
+
+class Killed(BaseException):
+    """What SIGKILL does to a process, as far as its files can tell."""
+
+
+@pytest.mark.parametrize(
+    ("call", "after"),
+    [
+        pytest.param("fsync", False, id="while it writes"),
+        pytest.param("replace", False, id="before what it wrote is in its place"),
+        pytest.param("replace", True, id="when it is in its place"),
+        pytest.param("unlink", False, id="before the file that is older is gone"),
+        pytest.param("unlink", True, id="when that is gone"),
+        pytest.param("seal", False, id="before the seal"),
+        pytest.param("seal", True, id="before the upload"),
+    ],
+)
+@pytest.mark.parametrize("round_", [1, 2, 4], ids="round {}".format)
+async def test_a_device_that_is_killed_before_its_upload_goes_on_as_if_it_had_not_been(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, round_: int, *, after: bool
+) -> None:
+    other = Device(tmp_path / "other", device.plan)
+    place, died = {"fsync": os, "replace": Path, "unlink": Path, "seal": outbox}[call], False
+
+    def dying(*arguments: Any, **named: Any) -> Any:
+        nonlocal died
+        died = True
+        if after:
+            call_it(*arguments, **named)
+        raise Killed
+
+    call_it = getattr(place, call)
+    for number in range(1, 7):
+        delta = delta_of(device.plan, number)
+        if number == round_:
+            with monkeypatch.context() as patched, contextlib.suppress(Killed):
+                patched.setattr(place, call, dying)
+                await other.send(delta)
+            assert died or (call == "unlink" and round_ < 3), "there is nothing older at first"
+            other.server.rounds = number - 1
+            other.restart()
+        np.testing.assert_array_equal(await other.send(delta), await device.send(delta))
+        assert other.kept() == device.kept()
 
 
 async def test_an_outage_of_the_server_is_waited_out(device: Device) -> None:

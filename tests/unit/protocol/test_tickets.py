@@ -2,6 +2,7 @@ import base64
 import hmac
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jwt
@@ -73,6 +74,10 @@ def by_server(signed: bytes) -> bytes:
 class TestGoodTickets:
     def test_the_device_it_was_signed_for_may_show_it(self) -> None:
         assert verifier().verify(GOOD, **SHOWN, now=NOW) == TICKET
+
+    def test_it_says_to_which_aggregator_the_update_goes(self) -> None:
+        to_the_third = replace(TICKET, aggregator=2)
+        assert verifier().verify(SIGNER.sign(to_the_third, 60, NOW), **SHOWN, now=NOW) == to_the_third
 
     def test_one_that_is_forged_by_nobody_passes(self) -> None:
         """Without this, each test below could be refused for how it builds its token."""
@@ -166,6 +171,8 @@ class TestInvalidTickets:
             pytest.param({"aud": "fedlearn-server"}, id="another audience"),
             pytest.param({"iss": "somebody"}, id="another issuer"),
             pytest.param({"plan": "x"}, id="no digest"),
+            pytest.param({"aggregator": "1"}, id="aggregator in words"),
+            pytest.param({"aggregator": -1}, id="aggregator below 0"),
         ],
     )
     def test_a_claim_of_another_kind_is_invalid_under_a_good_signature(self, claims: dict[str, object]) -> None:
