@@ -191,7 +191,7 @@ class Agent:
     async def _contribute(self, round_id: RoundId, assignment: Assignment) -> None:
         workshop = self._workshop
         tools = await workshop.tools(assignment.plan_digest)
-        weights = await workshop.weights(assignment.model, assignment.model_url, tools.plan)
+        weights = await workshop.weights(round_id.task, assignment.model, assignment.model_url, tools.plan)
         self._aggregator = self._aggregators.at(assignment.aggregator)
         self._session.note("v")
         key = await workshop.sealing_key(round_id)

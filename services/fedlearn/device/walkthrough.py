@@ -126,7 +126,7 @@ class ManualAgent(Agent):
 
         async def train() -> tuple[tuple[Tools, Update], Told]:
             tools = await workshop.tools(assignment.plan_digest)
-            weights = await workshop.weights(assignment.model, assignment.model_url, tools.plan)
+            weights = await workshop.weights(round_id.task, assignment.model, assignment.model_url, tools.plan)
             self._session.note("v")
             loop = asyncio.get_running_loop()
             update = await loop.run_in_executor(workshop.compute, self._train, tools, weights, round_id, Stop())

@@ -102,7 +102,7 @@ class Workshop:
         self.transfer = SignedTransfer()
         self._aggregator, self._identity, self._make_learner = aggregator, identity, make_learner
         self._tools = Newest[str, str, Tools](_MOST_TASKS)
-        self._weights = Newest[str, str, Weights](_MOST_TASKS, _MOST_MODEL_BYTES)
+        self._weights = Newest[TaskId, str, Weights](_MOST_TASKS, _MOST_MODEL_BYTES)
         self._sealing_key = Newest[TaskId, RoundId, SealingPublicKey](_MOST_TASKS)
 
     async def tools(self, plan_digest: str) -> Tools:
@@ -120,7 +120,7 @@ class Workshop:
 
         return await self._tools.get(plan_digest, plan_digest, make)
 
-    async def weights(self, model: Model, url: str, plan: Plan) -> Weights:
+    async def weights(self, task: TaskId, model: Model, url: str, plan: Plan) -> Weights:
         """The global model, checked by its digest; a version is fetched once, until the task has a newer one.
 
         Raises:
@@ -132,8 +132,7 @@ class Workshop:
             body = await asyncio.to_thread(self.transfer.fetch, url, sha256=model.sha256, size_bytes=model.size_bytes)
             return decode_model(body, plan, plan.model_encoding)
 
-        versions = model.key.rpartition("/")[0]  # those of one task lie in one folder
-        return await self._weights.get(versions, model.sha256, make, size_bytes=4 * plan.parameters)
+        return await self._weights.get(task, model.sha256, make, size_bytes=4 * plan.parameters)
 
     async def sealing_key(self, round_id: RoundId) -> SealingPublicKey:
         """The round's sealing key, if the configured aggregator vouches for it.

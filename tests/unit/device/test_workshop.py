@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from fedlearn.core.errors import Code, Refusal
+from fedlearn.core.ids import TaskId
 from fedlearn.device.agent import Agent, Home
 from fedlearn.device.workshop import Workshop
 from fedlearn.learning.synthetic import SyntheticLearner
@@ -26,6 +27,7 @@ from support.world import random_model, small_plan
 from unit.device.test_agent import SHARD, Services, assignment
 
 OTHER_PLAN = small_plan(dataset="another")
+TASK = TaskId("a")
 
 
 class Storage:
@@ -155,7 +157,7 @@ async def test_tasks_that_alternate_fetch_each_version_once_and_build_each_learn
             for task, plan in tasks.items():
                 tools = await workshop.tools(plan.digest)
                 assert tools.plan == plan
-                weights = await workshop.weights(models[task], storage.url(models[task].key), tools.plan)
+                weights = await workshop.weights(TaskId(task), models[task], storage.url(models[task].key), tools.plan)
                 expected = decode_model(storage.files[models[task].key], plan)
                 assert all(np.array_equal(*pair) for pair in zip(weights, expected, strict=True))
     assert storage.fetched == dict.fromkeys(storage.files, 1)
@@ -169,7 +171,7 @@ async def test_of_one_task_no_version_but_the_newest_is_kept(
     workshop = workshop_of(Plans(), compute, built)
     models = [storage.put("a", version, random_model(PLAN, version)) for version in range(2)]
     for model in (*models, models[0]):
-        await workshop.weights(model, storage.url(model.key), PLAN)
+        await workshop.weights(TASK, model, storage.url(model.key), PLAN)
     assert storage.fetched == {models[0].key: 2, models[1].key: 1}
 
 
@@ -188,11 +190,11 @@ async def test_a_model_of_another_digest_is_refused_to_all_who_wait_and_fetched_
     model = storage.put("a", 0, BASE_FILE)
     storage.instead[model.key] = [given]
     answers = await asyncio.gather(
-        *(workshop.weights(model, storage.url(model.key), PLAN) for _ in range(3)), return_exceptions=True
+        *(workshop.weights(TASK, model, storage.url(model.key), PLAN) for _ in range(3)), return_exceptions=True
     )
     assert [getattr(answer, "code", None) for answer in answers] == [Code.MODEL_MISMATCH] * 3
     assert all(isinstance(answer, Refusal) for answer in answers)
     assert storage.fetched == {model.key: 1}
-    weights = await workshop.weights(model, storage.url(model.key), PLAN)
+    weights = await workshop.weights(TASK, model, storage.url(model.key), PLAN)
     assert all(np.array_equal(*pair) for pair in zip(weights, decode_model(BASE_FILE, PLAN), strict=True))
     assert storage.fetched == {model.key: 2}
