@@ -130,7 +130,7 @@ async def test_three_agents_in_one_round_fetch_its_model_once_and_build_one_lear
     ]
     work = [asyncio.create_task(agent.run()) for agent in agents]
     try:
-        await until(lambda: len(services.told) == 3)
+        await until(lambda: len(services.checkins) == 6)  # all have done their part, and wait for the next
     finally:
         for task in work:
             task.cancel()
