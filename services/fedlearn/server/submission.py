@@ -32,6 +32,12 @@ async def submit_task(coordinator: Coordinator, submission: TaskSubmission) -> T
             f"The plan's aggregation needs {plan.aggregation.least_reports} updates or more; the policy's goal is "
             f"{submission.policy.goal}.",
         )
+    most, selected = plan.aggregation.most_reports, submission.policy.domain().selection.goal
+    if most is not None and selected > most:
+        raise Refusal(
+            Code.PLAN_INVALID,
+            f"The plan's aggregation takes {most} updates or fewer; the policy's goal times its over_selection is {selected}.",
+        )
     around = coordinator.around
     place = await around.aggregator.place_model(
         task_id, submission.policy.goal, submission.model_size_bytes, submission.model_sha256

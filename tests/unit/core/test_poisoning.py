@@ -51,9 +51,10 @@ def robust(rule: Rule, rows: np.ndarray) -> np.ndarray:
     if isinstance(rule, CoordinateRule):
         rule.combine(rows, out)
         return out
-    sums = rule.begin(len(rows))
-    rule.measure(rows, sums)
-    weighted_sum(rows, rule.coefficients(sums, np.full(len(rows), 100.0)), out)
+    measures = rule.begin(len(rows))
+    for job in measures.jobs(rows):
+        job()
+    weighted_sum(rows, rule.coefficients(measures.result(), np.full(len(rows), 100.0)), out)
     return out
 
 
