@@ -113,7 +113,8 @@ class SealedBlocks:
     def _fill(self, update: int, index: int, part: slice, row: Vector) -> None:
         opening, window = self._openings[update], self._layout.elements(index)
         start, length = opening.header.span(index)
-        body = self._store.get(self._sealed[update].key, start=start, length=length)
+        body = memoryview(bytearray(length))
+        body = body[: self._store.get_into(self._sealed[update].key, body, start=start)]
         if len(row) == len(window):
             opening.window(index, body, row)
             return
