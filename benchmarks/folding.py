@@ -35,14 +35,14 @@ from fedlearn.core.updates import Update
 from fedlearn.local.seaweed import UPDATES
 from fedlearn.local.storage import LocalStorage
 from fedlearn.protocol.envelope import layout_of
-from fedlearn.protocol.plans import TensorSpec
-from folding_round import RING_MEGABYTES, SealedUpdates, peak_of
+from fedlearn.protocol.plans import Plan
+from folding_round import SealedUpdates, peak_of, ring_megabytes, robust_megabytes
 from results import Figure, show
 
 CORES = len(os.sched_getaffinity(0))
 PARAMETERS = sum(int(np.prod(shape)) for shape in CNN_SHAPES)
 GETTERS = 4
-LARGE = 1 << 25  # parameters: 134 MB
+MEDIUM, LARGE = 15_000_000, 1 << 25  # parameters: 60 and 134 MB
 SMALL, MANY = 199_210, 10_000  # the 2NN's parameters, and so many updates: of the CNN's size they would take 67 GB
 PARTS = ("memory", "robust", "storage", "peak")
 READS, NUMPY = f"memory, read by {CORES} cores (numpy's max)", "numpy `acc += n * delta`, float32, one core"
@@ -254,16 +254,39 @@ def from_storage(count: int, repetitions: int, workers: int) -> list[Figure]:
 
 def peaks(counts: Sequence[int]) -> list[Figure]:
     """Peak memory of a process that folds so many updates, above what it has before the first."""
-    figures = [Figure(f"peak memory above the start, {count:,} updates", peak_of(count, cnn_plan()), "MB") for count in counts]
-    small, plan = (cnn_plan().model_copy(update={"weights": (TensorSpec(shape=(size,)),)}) for size in (SMALL, LARGE))
-    for count in (counts[0], MANY):
-        what = f"peak memory above the start, the 2NN ({4 * SMALL / 1e6:.1f} MB), {count:,} updates"
-        figures.append(Figure(what, peak_of(count, small), "MB"))
-    peak, model = peak_of(3, plan), 4 * LARGE / 1e6
-    most = round(2 * model + RING_MEGABYTES)
-    figures.append(Figure(f"peak memory, a model of {model:.0f} MB, 3 updates", peak, "MB", at_most=most))
-    figures.append(Figure("the same, and the next model published", peak_of(3, plan, publish=True), "MB", at_most=most))
+    cnn, small, medium, large = cnn_plan(), plan_of(SMALL), plan_of(MEDIUM), plan_of(LARGE)
+    rounds = [
+        *((f"{count:,} updates", cnn, count, False) for count in counts),
+        *((f"the 2NN ({4 * SMALL / 1e6:.1f} MB), {count:,} updates", small, count, False) for count in (counts[0], MANY)),
+        (f"{counts[0]} updates, and the next model published", cnn, counts[0], True),
+        (f"a model of {4 * MEDIUM / 1e6:.0f} MB, 10 updates, and the next one published", medium, 10, True),
+        (f"a model of {4 * LARGE / 1e6:.0f} MB, 3 updates", large, 3, False),
+        ("the same, and the next one published", large, 3, True),
+    ]
+    figures = [
+        peak_within(2 * 4 * plan.parameters / 1e6 + ring_megabytes(plan), what, count, plan, publish=publish)
+        for what, plan, count, publish in rounds
+    ]
+    adam, size = plan_of(LARGE, strategy="fedadam"), 4 * LARGE / 1e6
+    state = 2 * size  # two moments, beside the sum
+    most = 2 * size + ring_megabytes(adam) + state
+    figures.append(peak_within(most, f"a model of {size:.0f} MB, 3 updates, published by FedAdam", 3, adam, publish=True))
+    for name, rule in (("median", {"name": "median"}), ("multi-Krum", {"name": "multi_krum", "byzantine": 2})):
+        for count in (10, 1000):
+            plan = plan_of(SMALL, update={"encoding": "float32", "window_elements": 1 << 15}, rule=rule)
+            what = f"the 2NN, {name} of {count:,} updates, published"
+            figures.append(peak_within(robust_megabytes(plan, count), what, count, plan, publish=True))
     return figures
+
+
+def plan_of(parameters: int, *, update: dict[str, object] | None = None, **aggregation: object) -> Plan:
+    """The CNN's plan with a model of one vector."""
+    other = {"weights": [{"shape": [parameters]}], "aggregation": aggregation}
+    return Plan.model_validate({**cnn_plan().model_dump(mode="json"), **other, **({"update": update} if update else {})})
+
+
+def peak_within(most: float, what: str, count: int, plan: Plan, *, publish: bool) -> Figure:
+    return Figure(f"peak memory above the start, {what}", peak_of(count, plan, publish=publish), "MB", at_most=round(most))
 
 
 def draw(figures: Sequence[Figure], path: Path) -> None:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -17,17 +18,20 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from deployments import memory_megabytes
 from fedlearn.adapters.objects import S3ObjectStore
 from fedlearn.adapters.s3 import S3Settings
+from fedlearn.aggregator import gathering, publishing, ring, streaming
 from fedlearn.aggregator.buffers import Buffers
-from fedlearn.aggregator.folding import Folding
+from fedlearn.aggregator.folding import LARGE_BYTES, Folding
+from fedlearn.aggregator.forms import form_of
 from fedlearn.aggregator.layout import Descriptor, update_key
 from fedlearn.aggregator.publishing import Publisher
+from fedlearn.core.distances import LANES, Products
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.ports import ObjectStore
 from fedlearn.core.rounds import ModelRef
 from fedlearn.core.updates import Update
 from fedlearn.local.seaweed import MODELS, UPDATES
 from fedlearn.local.storage import LocalStorage
-from fedlearn.protocol.envelope import UpdateContext, digest_of, seal
+from fedlearn.protocol.envelope import UpdateContext, digest_of, layout_of, seal
 from fedlearn.protocol.messages import Model
 from fedlearn.protocol.plans import Plan, read_plan
 from fedlearn.protocol.sealing import SealingKey, identity_from_pem, identity_to_pem
@@ -35,10 +39,32 @@ from fedlearn.protocol.tensors import ModelFile
 
 ROUND = RoundId(TaskId("folding"), 1)
 WORKERS = 4
-RING_MEGABYTES = (WORKERS + 1) * 34
-"""What the engine may take beside twice the model: parts of updates on their way."""
 _LOT = 50
 _NO_BASE = ModelRef(0, "folding/models/0.safetensors", "0" * 64, 1)
+
+
+def ring_megabytes(plan: Plan) -> float:
+    """What the engine may take beside twice the model, in MB: updates that are on their way or wait to be added.
+
+    Opened ones in the ring, the file and the base of a model that is not published over its sum, and each worker's piece; of a
+    model whose updates have no room in the ring, for each worker two spans of windows and an opened window.
+    """
+    layout = layout_of(plan)
+    if form_of(plan).size_bytes > LARGE_BYTES:
+        return WORKERS * (2 * streaming._SPAN_BYTES + 4 * layout.window_elements) / 1e6
+    return (ring.BYTES + 2 * publishing.KEPT_BYTES + WORKERS * layout.longest_piece) / 1e6
+
+
+def robust_megabytes(plan: Plan, count: int) -> float:
+    """What a round of so many updates may take by a robust rule, in MB: decision 14's table, and what is on its way."""
+    layout = layout_of(plan)
+    size, window = 4 * plan.parameters, 4 * min(layout.window_elements, plan.parameters)
+    blocks = 2 * min(gathering.BLOCK_BYTES, count * window)
+    matrix = Products(count)._sums.nbytes if plan.aggregation.most_reports is not None else 0
+    working = min(LANES, os.cpu_count() or 1) * (8 << 20)
+    fetched = gathering._FETCHERS * 2 * window
+    on_their_way = (WORKERS + 1) * size + WORKERS * layout.longest_piece
+    return (2 * size + blocks + matrix + working + fetched + 5_500 * count + on_their_way) / 1e6
 
 
 class SealedUpdates:
@@ -96,7 +122,7 @@ class _Job(NamedTuple):
 
 def peak_of(count: int, plan: Plan, *, publish: bool = False) -> float:
     """The peak memory in MB, above that before the first update, of a process that folds so many updates from storage, and that
-    publishes the next model if it is told to.
+    publishes the next model if it is told to. A robust rule combines them only then.
     """
     with tempfile.TemporaryDirectory() as directory, LocalStorage(Path(directory)) as storage:
         base = _put_base(plan, storage.store("aggregator", MODELS)) if publish else _NO_BASE
@@ -117,7 +143,8 @@ def peak_of(count: int, plan: Plan, *, publish: bool = False) -> float:
             for first in range(0, count, _LOT):  # so that the disk holds few
                 digests = sealed.bring(range(first, min(first + _LOT, count)))
                 ask(digests)
-                sealed.store.delete([sealed.key_of(*item) for item in digests.items()])
+                if plan.aggregation.rule is None:  # else they are read once more
+                    sealed.store.delete([sealed.key_of(*item) for item in digests.items()])
             return float(ask({}))
 
 

@@ -22,7 +22,7 @@ from fedlearn.local.options import RunOptions
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.tensors import encode_model, unflatten
 from fedlearn.protocol.views import Policy, RoundView
-from folding_round import RING_MEGABYTES
+from folding_round import ring_megabytes
 from results import Figure, show
 
 PATIENCE_SECONDS = 1800.0
@@ -95,7 +95,7 @@ def main() -> None:
             "the aggregator's peak memory above its start",
             peaks["aggregator"] - before,
             "MB",
-            at_most=round(2 * size + RING_MEGABYTES),
+            at_most=round(2 * size + ring_megabytes(plan)),
         )
     )
     what = {"aggregator": "the aggregator", "server": "the server", "device-0": "both devices, in one process"}

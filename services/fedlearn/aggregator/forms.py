@@ -88,7 +88,7 @@ class Encoded:
             contents = [memory[self._places[index]] for _, memory in opened]
             codec.add(total.part(elements.start, len(elements)), contents, factors)
 
-        windows = range(1, layout.windows + 1)
+        windows = range(1, 1 if total.taken else layout.windows + 1)  # what is late is only counted
         list(map(add, windows) if threads is None else threads.map(add, windows))
         for update, _ in opened:
             total.count(update)

@@ -1,10 +1,14 @@
 """A robust rule over sealed updates: the same window of each is fetched and opened, while the window before is combined.
 
-Memory is bounded whatever comes: two blocks of `BLOCK_BYTES` and, for each fetching thread, one window. Where a window of all
-updates is larger than a block, it is combined part by part, and fetched anew for each part.
+Memory, beside the delta (float64, so twice the model), whatever comes:
+
+- two blocks of `BLOCK_BYTES` and, for each fetching thread, one window, sealed and opened. Where a window of all updates is
+  larger than a block, it is combined part by part, and fetched anew for each part;
+- for a rule by distance one matrix of 8 bytes * updates^2, which the plan's `most_reports` holds at 128 MiB, or up to 512
+  updates at most 16 MiB (see `core.distances`);
+- what is known of each update: its header and keys, about 5.5 kB.
 """
 
-import itertools
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,8 +16,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from fedlearn.core.distances import LANES, cut
+from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ports import ObjectStore
-from fedlearn.core.robust import CoordinateRule, Floats, Rows, Rule, weighted_sum
+from fedlearn.core.robust import CoordinateRule, DistanceRule, Floats, Rows, Rule, weighted_sum
 from fedlearn.core.updates import Vector
 from fedlearn.protocol.envelope import Opening, UpdateContext, layout_of, open_envelope, read_header
 from fedlearn.protocol.plans import Plan
@@ -21,8 +27,7 @@ from fedlearn.protocol.sealing import SealingKey
 
 BLOCK_BYTES = 128 << 20
 _FETCHERS = 8
-_LANES = 8  # parts of a block that are combined at once, as far as there are cores
-_lanes = ThreadPoolExecutor(min(_LANES, os.cpu_count() or 1), thread_name_prefix="combine")
+_lanes = ThreadPoolExecutor(min(LANES, os.cpu_count() or 1), thread_name_prefix="combine")
 
 
 class Sealed(NamedTuple):
@@ -56,7 +61,7 @@ class SealedBlocks:
         block_bytes: how large the rows that are given at a time may be.
 
     Raises:
-        Refusal: as `read_header` and `open_envelope`; `not_found`.
+        Refusal: as `read_header` and `open_envelope`; `not_found`; `too_many_for_rule`.
         Outage: `storage_unavailable`; so may `of`.
     """
 
@@ -70,6 +75,9 @@ class SealedBlocks:
         *,
         block_bytes: int = BLOCK_BYTES,
     ) -> None:
+        most = plan.aggregation.most_reports
+        if most is not None and len(sealed) > most:
+            raise Refusal(Code.TOO_MANY_FOR_RULE, f"{len(sealed)} updates are in; the plan's aggregation takes {most} at most.")
         self.updates, self.parameters = len(sealed), plan.parameters
         self._sealed, self._store, self._threads = sealed, store, threads
         self._layout, self._key = layout_of(plan), key
@@ -105,7 +113,8 @@ class SealedBlocks:
     def _fill(self, update: int, index: int, part: slice, row: Vector) -> None:
         opening, window = self._openings[update], self._layout.elements(index)
         start, length = opening.header.span(index)
-        body = self._store.get(self._sealed[update].key, start=start, length=length)
+        body = memoryview(bytearray(length))
+        body = body[: self._store.get_into(self._sealed[update].key, body, start=start)]
         if len(row) == len(window):
             opening.window(index, body, row)
             return
@@ -125,27 +134,25 @@ def combine(rule: Rule, blocks: Blocks, examples: Floats) -> Floats:
     if isinstance(rule, CoordinateRule):
         for part, rows in blocks.of(everyone):
             target = out[part]
-            list(_lanes.map(lambda lane, rows=rows, target=target: rule.combine(rows[:, lane], target[lane]), _cut(rows)))
+            list(_lanes.map(lambda lane, rows=rows, target=target: rule.combine(rows[:, lane], target[lane]), cut(rows)))
         return out
-    sums = [rule.begin(blocks.updates) for _ in range(_LANES)]
-    for _, rows in blocks.of(everyone):
-        list(_lanes.map(lambda lane, mine, rows=rows: rule.measure(rows[:, lane], mine), _cut(rows), sums))
-    factors = rule.coefficients(sum(sums[1:], start=sums[0]), examples)
+    factors = _coefficients(rule, blocks, examples)  # in a call of its own, so that no block of its pass is kept
     chosen = np.flatnonzero(factors)
     for part, rows in blocks.of([int(number) for number in chosen]):
         target = out[part]
         list(
             _lanes.map(
-                lambda lane, rows=rows, target=target: weighted_sum(rows[:, lane], factors[chosen], target[lane]), _cut(rows)
+                lambda lane, rows=rows, target=target: weighted_sum(rows[:, lane], factors[chosen], target[lane]), cut(rows)
             )
         )
     return out
 
 
-def _cut(rows: Rows) -> list[slice]:
-    """The lanes of a block: as many on every machine, since in another order sums may differ in their last bit."""
-    edges = np.linspace(0, rows.shape[1], _LANES + 1).astype(int)
-    return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
+def _coefficients(rule: DistanceRule, blocks: Blocks, examples: Floats) -> Floats:
+    measures = rule.begin(blocks.updates)
+    for _, rows in blocks.of(range(blocks.updates)):
+        list(_lanes.map(lambda job: job(), measures.jobs(rows)))
+    return rule.coefficients(measures.result(), examples)
 
 
 def fetchers() -> ThreadPoolExecutor:

@@ -17,11 +17,12 @@ from fedlearn.core.strategies import State, Step
 from fedlearn.core.updates import Vector
 from fedlearn.protocol.messages import Model, RoundResult
 from fedlearn.protocol.plans import Plan
-from fedlearn.protocol.states import decode_state, encode_state
+from fedlearn.protocol.states import StateFile
 from fedlearn.protocol.tensors import ModelFile, check_header, decode_vector, encode_model, header_bytes, state_of, unflatten
 
-_PART = 1 << 20  # elements
-_LARGE_BYTES = 64 << 20  # a larger model is written over the sum, and read again for the next round
+_PART = 1 << 20  # elements that are read from storage at a time
+_SPAN = 1 << 17  # elements that are worked on at a time: they stay in the cache
+KEPT_BYTES = 8 << 20  # a larger model is written over the sum, and read again for the next round
 
 
 class _Base(NamedTuple):
@@ -33,10 +34,11 @@ class _Base(NamedTuple):
 
 
 class Publisher:
-    """Publishes models; it remembers the one that it published last, which is the next round's base, if it is no large one.
+    """Publishes models; it remembers the one that it published last, which is the next round's base, if it is a small one.
 
-    A large model's file takes the place of the round's sum, part by part: then there is nothing beside it but the server
-    optimizer's state, old and new. Should the storage fail before the file is there, the sum has to be made again.
+    A small model, of at most 8 MiB, has a file of its own, and the sum stays as it is. A larger one's file takes the place of
+    the sum, part by part: then there is nothing beside it but the server optimizer's state, once, as a file in which the new
+    one is written over the old. Should the storage fail before the model is there, the sum has to be made again.
 
     Args:
         models: the models bucket.
@@ -54,25 +56,26 @@ class Publisher:
             Outage: `storage_unavailable`.
         """
         task, optimizer = TaskId(descriptor.task), optimizer_of(plan.aggregation)
-        old, parts = self._base(descriptor, plan)
-        large = 4 * plan.parameters > _LARGE_BYTES
-        delta = total.take_mean() if large else total.mean()
-        # float32 over float64: no part of the file reaches beyond its part of the sum, if the header isn't as long as a part
+        states = StateFile(plan, optimizer.keeps) if optimizer.keeps else None
+        old, parts = self._base(descriptor, plan, states)
+        large = 4 * plan.parameters > KEPT_BYTES
+        taken = total.take_mean() if large else None
+        # float32 over float64: no part of the file reaches beyond its part of the sum, as long as the header is no longer
         over = large and header_bytes(plan) <= 4 * _PART
-        file = ModelFile(plan, stateful=bool(optimizer.keeps), memory=delta if over else None)
-        state: dict[str, Vector] = {name: np.empty(plan.parameters, np.float32) for name in optimizer.keeps}
+        file = ModelFile(plan, stateful=bool(optimizer.keeps), memory=taken if over else None)
         for part, weights in parts:
+            delta = total.mean_of(part) if taken is None else taken[part]
             with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is checked
-                step = optimizer.step(weights, delta[part], {name: vector[part] for name, vector in old.items()})
+                step = optimizer.step(weights, delta, {name: vector[part] for name, vector in old.items()})
             _check_finite(step)
             file.weights[part] = step.weights
-            for name, vector in step.state.items():
-                state[name][part] = vector
-        body = file.finish(self._put_state(task, state))  # before the model, so that no model names a state that is not there
+            if states is not None:
+                states.write(part, step.state)
+        body = file.finish(self._put_state(task, states))  # before the model, so that no model names a state that is not there
         sha256 = hashlib.sha256(body).hexdigest()
         ref = ModelRef(descriptor.base.version + 1, model_key(task, descriptor.round, sha256), sha256, len(body))
         self._models.put(ref.key, body, sha256=sha256)
-        self._last = _Base(sha256, file.weights, state) if not large else None
+        self._last = None if large else _Base(sha256, file.weights, {} if states is None else states.vectors)
         return RoundResult(
             model=Model.of(ref), contributors=tuple(contributors), examples=total.examples, metrics=total.metrics()
         )
@@ -95,42 +98,57 @@ class Publisher:
         self._models.put(served.key, body, sha256=served.sha256)
         return served
 
-    def _base(self, descriptor: Descriptor, plan: Plan) -> tuple[State, Iterator[tuple[slice, Vector]]]:
-        """The state at the round's base, and its weights part by part; that it is the right base is known when they end."""
+    def _base(
+        self, descriptor: Descriptor, plan: Plan, states: StateFile | None
+    ) -> tuple[State, Iterator[tuple[slice, Vector]]]:
+        """The state at the round's base, and its weights part by part; that it is the right base is known when they end.
+
+        Args:
+            states: where the state is read to, if it isn't at hand.
+        """
         base = descriptor.base
         if self._last is not None and self._last.sha256 == base.sha256:
             weights = self._last.weights
-            return self._last.state, ((part, weights[part]) for part in _parts(plan))
+            return self._last.state, ((part, weights[part]) for part in _parts(plan.parameters, _SPAN))
         prefix = self._models.get(base.key, length=header_bytes(plan))
         start = check_header(prefix, base.size_bytes, plan)
-        return self._get_state(TaskId(descriptor.task), state_of(prefix), plan), self._read(base, prefix[:start], plan)
+        return self._get_state(TaskId(descriptor.task), state_of(prefix), states), self._read(base, prefix[:start], plan)
 
     def _read(self, base: Model, header: bytes, plan: Plan) -> Iterator[tuple[slice, Vector]]:
+        step = max(_SPAN, len(header))  # elements: then no part of the new file reaches beyond its part of the sum
         digest = hashlib.sha256(header)
         buffer = memoryview(bytearray(4 * min(_PART, plan.parameters)))
-        for part in _parts(plan):
+        for part in _parts(plan.parameters, _PART):
             body = buffer[: 4 * (part.stop - part.start)]
             self._models.get_into(base.key, body, start=len(header) + 4 * part.start)
             digest.update(body)
-            yield part, np.frombuffer(body, "<f4").astype(np.float32, copy=False)
+            weights = np.frombuffer(body, "<f4").astype(np.float32, copy=False)
+            for span in _parts(len(weights), step):
+                yield slice(part.start + span.start, part.start + span.stop), weights[span]
         if digest.hexdigest() != base.sha256:
             raise _mismatch(base.key, base.sha256)
 
-    def _put_state(self, task: TaskId, state: State) -> str | None:
-        if not state:
+    def _put_state(self, task: TaskId, states: StateFile | None) -> str | None:
+        if states is None:
             return None
-        body = encode_state(state)
+        body = states.finish()
         sha256 = hashlib.sha256(body).hexdigest()
         self._models.put(state_key(task, sha256), body, sha256=sha256)
         return sha256
 
-    def _get_state(self, task: TaskId, sha256: str | None, plan: Plan) -> State:
-        names = optimizer_of(plan.aggregation).keeps
-        if sha256 is None or not names:
+    def _get_state(self, task: TaskId, sha256: str | None, states: StateFile | None) -> State:
+        if sha256 is None or states is None:
             return {}
         if not is_digest(sha256):
             raise Refusal(Code.MODEL_MISMATCH, f"The base model names {sha256!r} as its state, which is no digest.")
-        return decode_state(self._get(state_key(task, sha256), sha256), plan, names)
+        key, digest = state_key(task, sha256), hashlib.sha256()
+        for part in _parts(len(states.memory), 4 * _PART):
+            body = states.memory[part]
+            self._models.get_into(key, body, start=part.start)
+            digest.update(body)
+        if digest.hexdigest() != sha256:
+            raise _mismatch(key, sha256)
+        return states.read()
 
     def _get(self, key: str, sha256: str) -> bytes:
         body = self._models.get(key)
@@ -139,8 +157,8 @@ class Publisher:
         return body
 
 
-def _parts(plan: Plan) -> list[slice]:
-    return [slice(start, min(start + _PART, plan.parameters)) for start in range(0, plan.parameters, _PART)]
+def _parts(length: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
 def _mismatch(key: str, sha256: str) -> Refusal:

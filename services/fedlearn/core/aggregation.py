@@ -28,8 +28,12 @@ class Total(Protocol):
         """The round's delta, shape (parameters,)."""
         ...
 
+    def mean_of(self, part: slice) -> npt.NDArray[np.float64]:
+        """These coordinates of it, in little memory: the total stays as it is."""
+        ...
+
     def take_mean(self) -> npt.NDArray[np.float64]:
-        """The same in the total's own memory, which is the caller's from now on: the total is of no more use."""
+        """All of it in the total's own memory, which is the caller's from now on: the total is of no more use."""
         ...
 
     def metrics(self) -> dict[str, float]: ...
@@ -48,7 +52,7 @@ class TallyState(NamedTuple):
 class Tally:
     """How many updates, and what they say of themselves; it keeps no delta.
 
-    `taken` is whether what has been added up was given away, by `take_mean`.
+    `taken` is whether what has been added up was given away, by `take_mean`; what is added afterwards is only counted.
     """
 
     examples: int = field(init=False, default=0)
@@ -115,7 +119,9 @@ class WeightedSum(Tally):
             part = slice(start, start + step)
             add_weighted(self._sum[part], [update.delta[part] for update in updates], factors)
 
-        if threads is None or cores == 1:
+        if self.taken:
+            pass  # it is counted, as everywhere, and nobody will see the sum
+        elif threads is None or cores == 1:
             add(0)
         else:
             list(threads.map(add, range(0, self.parameters, step)))
@@ -137,7 +143,8 @@ class WeightedSum(Tally):
 
     def fold_part(self, start: int, delta: Vector, examples: int) -> None:
         """Add a part of an update, in place; to the last bit what `fold` adds there. `count` belongs to it."""
-        add_weighted(self._sum[start : start + len(delta)], [delta], [float(examples)])
+        if not self.taken:
+            add_weighted(self._sum[start : start + len(delta)], [delta], [float(examples)])
 
     def count(self, update: Update) -> None:
         """Count an update whose delta was added by `fold_part`."""
@@ -145,7 +152,8 @@ class WeightedSum(Tally):
 
     def add_part(self, start: int, values: npt.NDArray[np.float64]) -> None:
         """Add a part of another sum, in place; what that sum has counted comes by `add_state`."""
-        self._sum[start : start + len(values)] += values
+        if not self.taken:
+            self._sum[start : start + len(values)] += values
 
     def mean(self) -> npt.NDArray[np.float64]:
         """The weighted mean delta, shape (parameters,).
@@ -155,9 +163,12 @@ class WeightedSum(Tally):
         """
         return self._sum / self._divisor()
 
+    def mean_of(self, part: slice) -> npt.NDArray[np.float64]:
+        return self._sum[part] / self._divisor()
+
     def take_mean(self) -> npt.NDArray[np.float64]:
         divisor = self._divisor()
-        mean, self._sum, self.taken = self._sum, np.zeros(self.parameters), True  # zeros take no memory until they are added to
+        mean, self._sum, self.taken = self._sum, np.empty(0), True
         mean /= divisor
         return mean
 
@@ -180,6 +191,9 @@ class Combined:
 
     def mean(self) -> npt.NDArray[np.float64]:
         return self.delta
+
+    def mean_of(self, part: slice) -> npt.NDArray[np.float64]:
+        return self.delta[part]
 
     def take_mean(self) -> npt.NDArray[np.float64]:
         return self.delta

@@ -51,6 +51,7 @@ class Code(StrEnum):
     TOO_FEW_REPORTS = "too_few_reports"
     COHORT_TOO_SMALL = "cohort_too_small"
     TOO_FEW_FOR_RULE = "too_few_for_rule"
+    TOO_MANY_FOR_RULE = "too_many_for_rule"
     AGGREGATE_NOT_FINITE = "aggregate_not_finite"
     AGGREGATOR_KEY_LOST = "aggregator_key_lost"
     PARTIAL_SUM_DAMAGED = "partial_sum_damaged"

@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fedlearn.core import kernels
+from fedlearn.core.distances import Measures, Products, Squares, blocks, squared_distances
 from fedlearn.core.updates import Vector
 
 Rows = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
 _NETWORK_MOST = 48  # rows; beyond it numpy's own sort of a transposed block is faster than a network of numpy's operations
-_BLOCK_BYTES = 1 << 19  # what is sorted or multiplied at a time stays in the L2 cache
+_SCORED_BYTES = 8 << 20  # of Krum's distances, which are not all there at once
 
 
 @runtime_checkable
@@ -30,15 +31,11 @@ class CoordinateRule(Protocol):
 
 
 class DistanceRule(Protocol):
-    def begin(self, updates: int) -> Floats:
-        """What `measure` adds to."""
+    def begin(self, updates: int) -> Measures:
+        """What is to be measured of so many updates."""
         ...
 
-    def measure(self, rows: Rows, sums: Floats) -> None:
-        """Add what this window says of the updates' lengths and distances."""
-        ...
-
-    def coefficients(self, sums: Floats, examples: Floats) -> Floats:
+    def coefficients(self, measured: Floats, examples: Floats) -> Floats:
         """The factor of each update, shape (updates,); `examples` is what each claims to be made from."""
         ...
 
@@ -69,19 +66,7 @@ class TrimmedMean:
         _mean_of_ordered(rows, range(cut, len(rows) - cut), out)
 
 
-class _ByProducts:
-    """What rules by distance share: the updates' inner products, of which every distance follows."""
-
-    def begin(self, updates: int) -> Floats:
-        return np.zeros((updates, updates))
-
-    def measure(self, rows: Rows, sums: Floats) -> None:
-        for block in _blocks(rows):
-            wide = rows[:, block].astype(np.float64)
-            sums += wide @ wide.T
-
-
-class MultiKrum(_ByProducts):
+class MultiKrum:
     """The mean of the `keep` updates with the least scores: a score is the sum of the n - f - 2 least squared distances.
 
     Blanchard et al. 2017, "Machine Learning with Adversaries", section 3; Krum is `keep` = 1. It needs n >= 2f + 3.
@@ -94,18 +79,25 @@ class MultiKrum(_ByProducts):
     def __init__(self, byzantine: int, keep: int | None = None) -> None:
         self.byzantine, self.keep = byzantine, keep
 
-    def coefficients(self, sums: Floats, examples: Floats) -> Floats:  # noqa: ARG002 - a claim must not buy a score
-        count = len(sums)
-        distances = squared_distances(sums)
-        np.fill_diagonal(distances, np.inf)
-        scores = np.sort(distances, axis=1)[:, : count - self.byzantine - 2].sum(axis=1)
+    def begin(self, updates: int) -> Measures:
+        return Products(updates)
+
+    def coefficients(self, measured: Floats, examples: Floats) -> Floats:  # noqa: ARG002 - a claim must not buy a score
+        count = len(measured)
+        scores = np.empty(count)
+        step = max(1, _SCORED_BYTES // (8 * count))
+        for start in range(0, count, step):
+            distances = squared_distances(measured, slice(start, start + step))
+            np.fill_diagonal(distances[:, start:], np.inf)
+            distances.sort(axis=1)
+            scores[start : start + step] = distances[:, : count - self.byzantine - 2].sum(axis=1)
         kept = np.argsort(scores, kind="stable")[: self.keep or count - self.byzantine]
         factors = np.zeros(count)
         factors[kept] = 1.0 / len(kept)
         return factors
 
 
-class GeometricMedian(_ByProducts):
+class GeometricMedian:
     """The point with the least sum of distances to the updates, by smoothed Weiszfeld steps.
 
     Pillutla et al. 2022, "Robust Aggregation for Federated Learning" (RFA), algorithm 2: v <- sum_k b_k w_k / sum_k b_k with
@@ -122,12 +114,15 @@ class GeometricMedian(_ByProducts):
     def __init__(self, smoothing: float = 1e-6, iterations: int = 100, *, weighted: bool = False) -> None:
         self.smoothing, self.iterations, self.weighted = smoothing, iterations, weighted
 
-    def coefficients(self, sums: Floats, examples: Floats) -> Floats:
+    def begin(self, updates: int) -> Measures:
+        return Products(updates)
+
+    def coefficients(self, measured: Floats, examples: Floats) -> Floats:
         shares = _shares(examples, weighted=self.weighted)
-        factors = NormBound(weighted=self.weighted).coefficients(np.diagonal(sums), examples)
+        factors = NormBound(weighted=self.weighted).coefficients(np.diagonal(measured), examples)
         for _ in range(self.iterations):
-            products = sums @ factors
-            squares = factors @ products - 2 * products + np.diagonal(sums)
+            products = measured @ factors
+            squares = factors @ products - 2 * products + np.diagonal(measured)
             moved = shares / np.maximum(self.smoothing, np.sqrt(np.maximum(squares, 0.0)))
             moved /= moved.sum()
             still = bool((np.abs(moved - factors) <= 1e-9 * moved).all())
@@ -150,16 +145,11 @@ class NormBound:
     def __init__(self, max_norm: float | None = None, *, weighted: bool = False) -> None:
         self.max_norm, self.weighted = max_norm, weighted
 
-    def begin(self, updates: int) -> Floats:
-        return np.zeros(updates)
+    def begin(self, updates: int) -> Measures:
+        return Squares(updates)
 
-    def measure(self, rows: Rows, sums: Floats) -> None:
-        for block in _blocks(rows):
-            wide = rows[:, block].astype(np.float64)
-            sums += np.einsum("ij,ij->i", wide, wide)
-
-    def coefficients(self, sums: Floats, examples: Floats) -> Floats:
-        norms = np.sqrt(sums)
+    def coefficients(self, measured: Floats, examples: Floats) -> Floats:
+        norms = np.sqrt(measured)
         bound = float(np.median(norms)) if self.max_norm is None else self.max_norm
         factors = np.ones_like(norms)
         np.divide(bound, norms, out=factors, where=norms > bound)
@@ -173,19 +163,8 @@ def weighted_sum(rows: Rows, factors: Floats, out: Floats) -> None:
     kernels.add_weighted(out, rows, factors)
 
 
-def squared_distances(products: Floats) -> Floats:
-    """|w_i - w_j|^2 of the inner products of all w, shape (n, n)."""
-    squares = np.diagonal(products)
-    return np.maximum(squares[:, np.newaxis] + squares - 2 * products, 0.0)
-
-
 def _shares(examples: Floats, *, weighted: bool) -> Floats:
     return examples / examples.sum() if weighted else np.full(len(examples), 1.0 / len(examples))
-
-
-def _blocks(rows: Rows) -> Iterator[slice]:
-    step = max(64, _BLOCK_BYTES // (rows.itemsize * len(rows)))
-    return (slice(start, min(start + step, rows.shape[1])) for start in range(0, rows.shape[1], step))
 
 
 # --- order statistics
@@ -196,7 +175,7 @@ def _mean_of_ordered(rows: Rows, kept: range, out: Floats) -> None:
     if kernels.orders(rows, out):
         kernels.mean_of_ordered(rows, _comparators(len(rows), kept), kept, out)
         return
-    for block in _blocks(rows):
+    for block in blocks(rows):
         total = out[block]
         total[:] = 0.0
         for values in _ordered(rows[:, block], kept):

@@ -16,6 +16,9 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 LearningRate = Annotated[float, Field(gt=0, le=100)]
 Tau = Annotated[float, Field(gt=0, le=1)]
 
+MOST_BY_DISTANCE = 4096
+"""Updates that a rule can take whose memory grows with their square: 8 bytes for each pair, 128 MiB in all."""
+
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -30,9 +33,22 @@ class _Rule(Strict):
         """With fewer updates the rule says nothing, and the round has no result."""
         return 1
 
+    @property
+    def most_reports(self) -> int | None:
+        """Of more updates the rule would need more memory than it may have; None if their number doesn't matter."""
+        return None
+
     def mixed(self, reports: int) -> int:
         """How many devices' updates are mixed in the result of so many."""
         return reports
+
+
+class _ByDistance(_Rule):
+    """What looks at the distance of each two updates."""
+
+    @property
+    def most_reports(self) -> int | None:
+        return MOST_BY_DISTANCE
 
 
 class MedianPlan(_Rule):
@@ -49,7 +65,7 @@ class TrimmedMeanPlan(_Rule):
         return math.ceil(1 / self.trim_fraction)
 
 
-class _Krum(_Rule):
+class _Krum(_ByDistance):
     byzantine: Annotated[int, Field(ge=0, le=10_000)] = 1
 
     @property
@@ -76,7 +92,7 @@ class MultiKrumPlan(_Krum):
         return self.keep or reports - self.byzantine
 
 
-class GeometricMedianPlan(_Rule):
+class GeometricMedianPlan(_ByDistance):
     name: Literal["geometric_median"]
     smoothing: Annotated[float, Field(gt=0, le=1)] = 1e-6
     iterations: Annotated[int, Field(ge=1, le=10_000)] = 100
@@ -103,6 +119,11 @@ class _Strategy(Strict):
     @property
     def least_reports(self) -> int:
         return 1 if self.rule is None else self.rule.least_reports
+
+    @property
+    def most_reports(self) -> int | None:
+        """Of more updates the rule gives no result; None if there is no such number."""
+        return None if self.rule is None else self.rule.most_reports
 
     def mixed(self, reports: int) -> int:
         """How many devices' updates are mixed in the result of so many."""

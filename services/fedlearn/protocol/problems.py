@@ -51,6 +51,7 @@ CATALOGUE: dict[Code, Entry] = {
     Code.TOO_FEW_REPORTS: Entry(409, "Too few devices reported before the deadline."),
     Code.COHORT_TOO_SMALL: Entry(409, "Fewer distinct devices than the aggregator's min_cohort: nothing is published."),
     Code.TOO_FEW_FOR_RULE: Entry(409, "The task's aggregation rule needs more updates than were counted."),
+    Code.TOO_MANY_FOR_RULE: Entry(409, "More updates were counted than the task's aggregation rule takes."),
     Code.AGGREGATE_NOT_FINITE: Entry(409, "The next model would hold NaN or infinity: nothing is published."),
     Code.AGGREGATOR_KEY_LOST: Entry(410, "The round's sealing key is lost, so its updates can't be opened."),
     Code.PARTIAL_SUM_DAMAGED: Entry(410, "The sums that the aggregator keeps on its way do not fit together."),

@@ -12,6 +12,7 @@ from fedlearn.core.ports import Task
 from fedlearn.core.rounds import ModelRef
 from fedlearn.protocol.messages import Upload
 from fedlearn.protocol.plans import read_plan
+from fedlearn.protocol.aggregations import Aggregation
 from fedlearn.protocol.tensors import check_header, header_bytes
 from fedlearn.protocol.views import TaskAccepted, TaskSubmission
 from fedlearn.server.coordinator import Coordinator
@@ -28,7 +29,7 @@ async def submit_task(coordinator: Coordinator, submission: TaskSubmission) -> T
         Outage: `aggregator_unreachable`.
     """
     plan, task_id, policy = read_plan(json.dumps(submission.plan)), TaskId(submission.task), submission.policy.domain()
-    _check_reports(plan.aggregation.least_reports, policy)
+    _check_reports(plan.aggregation, policy)
     around = coordinator.around
     place = await around.aggregator.place_model(
         task_id,
@@ -58,12 +59,20 @@ async def submit_task(coordinator: Coordinator, submission: TaskSubmission) -> T
     return TaskAccepted(task=task_id, plan_digest=plan.digest, upload=upload)
 
 
-def _check_reports(needed: int, policy: RoundPolicy) -> None:
-    """Whether every round that the policy lets close has the `needed` updates: or devices would train for nothing.
+def _check_reports(aggregation: Aggregation, policy: RoundPolicy) -> None:
+    """Whether every round that the policy lets close has as many updates as the plan's rule takes: or devices would train for
+    nothing.
 
     Raises:
         Refusal: `plan_invalid`.
     """
+    needed, most, selected = aggregation.least_reports, aggregation.most_reports, policy.selection.goal
+    if most is not None and selected > most:
+        raise Refusal(
+            Code.PLAN_INVALID,
+            f"The plan's aggregation takes {most} updates or fewer; the policy's goal times its over_selection is {selected}: "
+            "lower one of them.",
+        )
     if needed > policy.goal:
         raise Refusal(
             Code.PLAN_INVALID,

@@ -1,19 +1,24 @@
 """Robust rules over sealed updates in storage: read by windows, of bounded size, and refused where they say nothing."""
 
 import re
+import weakref
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 
 from fedlearn.adapters.memory import MemoryObjectStore
+from fedlearn.aggregator import gathering
 from fedlearn.aggregator.folding import Folding
 from fedlearn.aggregator.gathering import Sealed, SealedBlocks, combine, fetchers
 from fedlearn.aggregator.layout import update_key
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import DeviceId
-from fedlearn.core.robust import Median, NormBound
+from fedlearn.core.robust import GeometricMedian, Median, MultiKrum, NormBound, Rows, Rule
 from fedlearn.core.updates import Update
+from fedlearn.protocol import aggregations
 from fedlearn.protocol.envelope import layout_of
 from fedlearn.protocol.plans import Plan
 from support.sealed import SealedRound, updates_of
@@ -133,6 +138,52 @@ def test_a_rule_with_too_few_updates_gives_no_result(rule: str, options: dict[st
     with pytest.raises(Refusal, match=re.escape(f"{reports} updates are in")) as refusal:
         folding.total(folding.counts().folded)
     assert refusal.value.code is Code.TOO_FEW_FOR_RULE
+
+
+def test_more_updates_than_a_rule_by_distance_takes_are_refused_before_any_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, folding, store = fed(plan_of("multi_krum"), updates_of(6))
+    monkeypatch.setattr(aggregations, "MOST_BY_DISTANCE", 5)
+    store.reads.clear()
+    with pytest.raises(Refusal, match="6 updates are in; the plan's aggregation takes 5 at most") as refusal:
+        folding.total(folding.counts().folded)
+    assert refusal.value.code is Code.TOO_MANY_FOR_RULE
+    assert store.reads == []
+
+
+class _InMemory:
+    """Blocks of updates that lie in memory; it notes how many of its blocks there are at a time."""
+
+    def __init__(self, rows: np.ndarray, width: int) -> None:
+        self.updates, self.parameters = rows.shape
+        self._rows, self._width, self.most = rows, width, 0
+        self._given: list[weakref.ref[Rows]] = []
+
+    def of(self, chosen: Sequence[int]) -> Iterator[tuple[slice, Rows]]:
+        for start in range(0, self.parameters, self._width):
+            part = slice(start, start + self._width)
+            block = self._rows[list(chosen), part]
+            self._given.append(weakref.ref(block))
+            self.most = max(self.most, sum(ref() is not None for ref in self._given))
+            yield part, block
+
+
+@pytest.mark.parametrize("rule", [MultiKrum(1), GeometricMedian(), NormBound()], ids=["Multi-Krum", "RFA", "norm bound"])
+def test_no_block_of_the_first_pass_is_kept_through_the_second(rule: Rule) -> None:
+    blocks = _InMemory(np.random.default_rng(0).normal(size=(7, 100)).astype(np.float32), 100)
+    combine(rule, blocks, np.ones(7))
+    assert blocks.most == 1
+
+
+@pytest.mark.parametrize("rule", [Median(), MultiKrum(2), GeometricMedian(), NormBound()], ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize("count", [20, 600], ids=["one tile", "four tiles"])
+def test_any_number_of_threads_gives_the_same_bits(rule: Rule, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = _InMemory(np.random.default_rng(0).normal(size=(count, 5000)).astype(np.float32), 2000)
+    found = []
+    for threads in (1, 5):
+        with ThreadPoolExecutor(threads) as pool:
+            monkeypatch.setattr(gathering, "_lanes", pool)
+            found.append(combine(rule, blocks, np.ones(count)).tobytes())
+    assert found[0] == found[1]
 
 
 def test_a_window_that_was_changed_in_storage_since_it_was_checked_is_refused() -> None:

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+import tracemalloc
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from fedlearn.aggregator import publishing
 from fedlearn.aggregator.folding import Folding
 from fedlearn.aggregator.layout import state_key
 from fedlearn.aggregator.publishing import Publisher
-from fedlearn.core.errors import Code, Refusal
+from fedlearn.core.aggregation import WeightedSum
+from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import RoundId, TaskId
 from fedlearn.core.rounds import ModelRef
 from fedlearn.core.strategies import FedAdam
@@ -101,12 +103,24 @@ def test_fedavg_keeps_no_state_and_names_none() -> None:
     assert state_of(desk.models.get(result.model.key)) is None
 
 
-@pytest.mark.parametrize("damage", [b"", b"not what was written"], ids=["cut off", "other bytes"])
-def test_a_state_that_was_damaged_is_never_used(damage: bytes) -> None:
+def flipped(body: bytes) -> bytes:
+    return body[:-1] + bytes([body[-1] ^ 1])
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        pytest.param(lambda body: body[:-1], id="cut off"),
+        pytest.param(lambda _: b"not what was written", id="other bytes"),
+        pytest.param(flipped, id="one bit"),
+    ],
+)
+def test_a_state_that_was_damaged_is_never_used(damaged: Callable[[bytes], bytes]) -> None:
     desk = Desk(plan_of("fedyogi"))
     sealed = desk.round(1, desk.base)
     model = desk.close(sealed, bring(sealed, updates_of(2), range(2)), Publisher(desk.models)).model.ref()
-    desk.models.put(state_key(TASK, str(state_of(desk.models.get(model.key)))), damage)
+    key = state_key(TASK, str(state_of(desk.models.get(model.key))))
+    desk.models.put(key, damaged(desk.models.get(key)))
     sealed = desk.round(2, model)
     with pytest.raises(Refusal) as refusal:
         desk.close(sealed, bring(sealed, updates_of(2), range(2)), Publisher(desk.models))
@@ -127,8 +141,9 @@ def test_a_model_that_is_not_finite_is_never_published(strategy: str) -> None:
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every model be a large one, of several parts."""
-    monkeypatch.setattr(publishing, "_LARGE_BYTES", 0)
+    monkeypatch.setattr(publishing, "KEPT_BYTES", 0)
     monkeypatch.setattr(publishing, "_PART", 1000)
+    monkeypatch.setattr(publishing, "_SPAN", 10)  # shorter than the file's header, which must not reach the unread sum
 
 
 def roomy_plan(strategy: str) -> Plan:
@@ -173,6 +188,85 @@ def test_a_sum_that_was_written_over_is_made_again_when_the_storage_has_failed()
     again = Publisher(desk.models).publish(sealed.descriptor, sealed.plan, folding.total(record), sorted(record))
     assert folding.unsaved == 0
     assert again == desk.close(sealed, record, Publisher(desk.models))
+
+
+class _Sink(MemoryObjectStore):
+    """Reads are those of a storage; of what is written it keeps nothing, so that it takes no memory."""
+
+    def __init__(self, models: MemoryObjectStore) -> None:
+        super().__init__()
+        self._models = models
+
+    def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
+        return self._models.get(key, start=start, length=length)
+
+    def put(self, key: str, body: bytes | memoryview, *, sha256: str | None = None) -> None:
+        pass
+
+
+WIDE = 500_000
+
+
+def taken_to_publish(strategy: str) -> float:
+    """The peak of the memory that is taken beside the sum, in model sizes, in a second round of this strategy."""
+    plan = plan_of(strategy).model_copy(update={"weights": (TensorSpec(shape=(WIDE,)),)})
+    desk = Desk(plan)
+    sealed = desk.round(1, desk.base)
+    record = bring(sealed, {device: random_update(plan, i) for i, device in enumerate(updates_of(2))}, range(2))
+    second = desk.round(2, desk.close(sealed, record, Publisher(desk.models)).model.ref())
+    total = WeightedSum(WIDE)
+    total.fold(random_update(plan, 5))
+    publisher = Publisher(_Sink(desk.models))
+    tracemalloc.start()
+    try:
+        publisher.publish(second.descriptor, plan, total, list(record))
+        return tracemalloc.get_traced_memory()[1] / (4 * WIDE)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize(("strategy", "moments"), [("fedavg", 0), ("fedavgm", 1), ("fedadam", 2)])
+def test_beside_the_sum_a_large_models_publishing_takes_its_state_once(strategy: str, moments: int) -> None:
+    assert moments <= taken_to_publish(strategy) < moments + 0.1
+
+
+def test_beside_the_sum_a_small_models_publishing_takes_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publishing, "_PART", 1000)
+    monkeypatch.setattr(publishing, "_SPAN", 1000)
+    assert 1 <= taken_to_publish("fedavg") < 1.1
+
+
+@pytest.mark.parametrize(("parameters", "kept"), [(1_663_370, True), (2 << 20, True), ((2 << 20) + 1, False)])
+def test_models_to_8_mib_are_kept_for_the_next_round_and_no_larger_one(parameters: int, kept: bool) -> None:
+    plan = plan_of("fedavg").model_copy(update={"weights": (TensorSpec(shape=(parameters,)),)})
+    desk, total = Desk(plan), WeightedSum(parameters)
+    total.fold(random_update(plan, 5))
+    publisher = Publisher(desk.models)
+    publisher.publish(desk.round(1, desk.base).descriptor, plan, total, list(updates_of(2)))
+    assert (publisher._last is not None) is kept
+    assert total.taken is not kept
+
+
+class _Failing(MemoryObjectStore):
+    def put(self, key: str, body: bytes | memoryview, *, sha256: str | None = None) -> None:
+        raise Outage(Code.STORAGE_UNAVAILABLE, "It is down.")
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedadam"])
+def test_a_small_models_sum_is_used_again_when_the_storage_has_failed(strategy: str) -> None:
+    desk = Desk(plan_of(strategy))
+    sealed = desk.round(1, desk.base)
+    record = bring(sealed, updates_of(3), range(3))
+    folding = Folding(sealed.descriptor, sealed.plan, sealed.key, desk.updates)
+    publisher = Publisher(desk.models)
+    desk.models.put = _Failing().put  # type: ignore[method-assign]
+    with pytest.raises(Outage):
+        publisher.publish(sealed.descriptor, sealed.plan, folding.total(record), sorted(record))
+    del desk.models.put
+    expected = desk.close(sealed, record, Publisher(desk.models))
+    desk.updates.delete([stored.key for stored in desk.updates.list("")])
+    assert publisher.publish(sealed.descriptor, sealed.plan, folding.total(record), sorted(record)) == expected
 
 
 @pytest.mark.parametrize("at", [-1, -9], ids=["in its last weight", "before"])

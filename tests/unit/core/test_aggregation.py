@@ -87,6 +87,27 @@ def test_devices_that_held_nothing_out_leave_the_metrics_alone() -> None:
     assert folded([Update(delta, examples=5)]).metrics() == {}
 
 
+def test_parts_of_the_mean_are_the_means() -> None:
+    total = folded(some_updates(3))
+    mean = total.mean()
+    for part in (slice(0, 1), slice(1, 70_000), slice(70_000, PARAMETERS)):
+        assert total.mean_of(part).tobytes() == mean[part].tobytes()
+    assert total.mean().tobytes() == mean.tobytes(), "the sum is as it was"
+
+
+def test_a_mean_that_is_taken_is_the_mean_and_what_comes_late_is_only_counted() -> None:
+    updates = some_updates(3)
+    total, mean, late = folded(updates), folded(updates).mean(), some_updates(1, seed=9)[0]
+    taken = total.take_mean()
+    assert taken.tobytes() == mean.tobytes()
+    total.fold(late)
+    total.fold_part(0, late.delta[:5], late.examples)
+    total.add_part(0, np.ones(5))
+    assert taken.tobytes() == mean.tobytes()
+    assert total.taken
+    assert (total.updates, total.examples) == (4, sum(update.examples for update in (*updates, late)))
+
+
 def test_a_sum_of_nothing_has_no_mean() -> None:
     with pytest.raises(Refusal) as refusal:
         WeightedSum(4).mean()

@@ -80,9 +80,10 @@ def robust(rule: Rule, updates: list[Update]) -> np.ndarray:
     if isinstance(rule, CoordinateRule):
         rule.combine(rows, out)
         return out
-    sums = rule.begin(len(rows))
-    rule.measure(rows, sums)
-    weighted_sum(rows, rule.coefficients(sums, claimed), out)
+    measures = rule.begin(len(rows))
+    for job in measures.jobs(rows):
+        job()
+    weighted_sum(rows, rule.coefficients(measures.result(), claimed), out)
     return out
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedlearn.core import robust
 from fedlearn.core.robust import (
     CoordinateRule,
     GeometricMedian,
@@ -15,7 +16,6 @@ from fedlearn.core.robust import (
     NormBound,
     Rule,
     TrimmedMean,
-    squared_distances,
     weighted_sum,
 )
 
@@ -35,10 +35,11 @@ def by_windows(rule: Rule, rows: np.ndarray, examples: np.ndarray | None = None)
         for part in windows:
             rule.combine(rows[:, part].copy(), out[part])
         return out
-    sums = rule.begin(len(rows))
+    measures = rule.begin(len(rows))
     for part in windows:
-        rule.measure(rows[:, part].copy(), sums)
-    factors = rule.coefficients(sums, np.ones(len(rows)) if examples is None else examples)
+        for job in measures.jobs(rows[:, part].copy()):
+            job()
+    factors = rule.coefficients(measures.result(), np.ones(len(rows)) if examples is None else examples)
     for part in windows:
         weighted_sum(rows[:, part].copy(), factors, out[part])
     return out
@@ -82,6 +83,15 @@ def test_krum_takes_the_update_that_is_closest_to_its_closest(count: int, byzant
     rows = some_rows(count)
     chosen = int(np.argmin(krum_scores(rows, byzantine)))
     np.testing.assert_array_equal(by_windows(MultiKrum(byzantine, keep=1), rows), rows[chosen].astype(np.float64))
+
+
+def test_krums_scores_are_the_same_however_few_of_them_are_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = some_rows(31)
+    whole = by_windows(MultiKrum(7, keep=3), rows)
+    monkeypatch.setattr(robust, "_SCORED_BYTES", 8 * 31 * 4)
+    np.testing.assert_array_equal(by_windows(MultiKrum(7, keep=3), rows), whole)
+    best = np.argsort(krum_scores(rows, 7))[:3]
+    np.testing.assert_allclose(whole, rows[best].astype(np.float64).mean(axis=0), atol=1e-12)
 
 
 @pytest.mark.parametrize("keep", [None, 2, 5])
@@ -156,9 +166,3 @@ def test_two_of_ten_that_are_far_away_move_the_result_by_little(rule: Rule, size
     poisoned[[3, 7]] = np.float32(-size)
     moved = np.abs(by_windows(rule, poisoned, np.full(10, 100.0)) - 1.0)
     assert moved.max() < 1.0, "the honest ones are at 1, with a deviation of 0.1"
-
-
-def test_squared_distances_are_those_of_the_vectors() -> None:
-    rows = some_rows(4).astype(np.float64)
-    direct = [[np.sum((a - b) ** 2) for b in rows] for a in rows]
-    np.testing.assert_allclose(squared_distances(rows @ rows.T), direct, atol=1e-8)

@@ -79,6 +79,19 @@ def test_a_rule_knows_how_many_updates_it_needs(rule: dict[str, Any], least: int
     assert read(by_rule(**rule)).least_reports == least
 
 
+@pytest.mark.parametrize("rule", ["krum", "multi_krum", "geometric_median"])
+def test_a_rule_that_looks_at_each_pair_of_updates_takes_a_bounded_number_of_them(rule: str) -> None:
+    most = read(by_rule(name=rule)).most_reports
+    assert most is not None
+    assert 8 * most**2 == 128 << 20
+
+
+@pytest.mark.parametrize("rule", ["median", "trimmed_mean", "norm_bound"])
+def test_a_rule_that_keeps_nothing_of_pairs_takes_any_number_of_updates(rule: str) -> None:
+    assert read(by_rule(name=rule)).most_reports is None
+    assert read({}).most_reports is None
+
+
 def test_options_in_words_go_to_the_strategy_or_the_rule_that_has_them() -> None:
     named = name_aggregation("fedadam", "trimmed_mean", **read_options(["tau=1e-3", "trim_fraction=0.25"]))
     rule = {"name": "trimmed_mean", "trim_fraction": 0.25}

@@ -42,9 +42,12 @@ async def refused(desk: Desk, submitted: TaskSubmission) -> Refusal:
         ),
         pytest.param({"name": "krum", "byzantine": 2}, {"goal": 9, "min_fraction": 0.5}, "close with 5.* to 0.78", id="Krum"),
         pytest.param({"name": "trimmed_mean"}, {"goal": 10, "min_fraction": 0.4}, "close with 4.* to 0.5", id="trimmed mean"),
+        pytest.param(
+            {"name": "geometric_median"}, {"goal": 3200, "over_selection": 1.3}, "takes 4096 .* is 4160: lower", id="too many"
+        ),
     ],
 )
-async def test_a_policy_whose_rounds_close_with_too_few_for_the_rule_is_refused(
+async def test_a_policy_whose_rounds_close_with_too_few_or_too_many_for_the_rule_is_refused(
     desk: Desk, rule: dict[str, Any], policy: dict[str, Any], said: str
 ) -> None:
     refusal = await refused(desk, submission(rule, **policy))
@@ -58,6 +61,8 @@ async def test_a_policy_whose_rounds_close_with_too_few_for_the_rule_is_refused(
     [
         pytest.param(None, {"goal": 3, "min_fraction": 0.1}, 3, id="mean"),
         pytest.param({"name": "median"}, {"goal": 3, "min_fraction": 0.1}, 3, id="median"),
+        pytest.param({"name": "median"}, {"goal": 10_000}, 10_000, id="median of many"),
+        pytest.param({"name": "multi_krum"}, {"goal": 4096}, 4095, id="Multi-Krum of as many as it takes"),
         pytest.param({"name": "krum"}, {"goal": 6}, 1, id="Krum"),
         pytest.param({"name": "multi_krum"}, {"goal": 6}, 5, id="Multi-Krum"),
         pytest.param({"name": "multi_krum", "keep": 2}, {"goal": 5, "min_fraction": 1.0}, 2, id="a small keep"),
