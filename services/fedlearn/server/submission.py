@@ -10,9 +10,9 @@ from fedlearn.core.ids import TaskId
 from fedlearn.core.policy import RoundPolicy
 from fedlearn.core.ports import Task
 from fedlearn.core.rounds import ModelRef
+from fedlearn.protocol.aggregations import Aggregation
 from fedlearn.protocol.messages import Upload
 from fedlearn.protocol.plans import read_plan
-from fedlearn.protocol.aggregations import Aggregation
 from fedlearn.protocol.tensors import check_header, header_bytes
 from fedlearn.protocol.views import TaskAccepted, TaskSubmission
 from fedlearn.server.coordinator import Coordinator
