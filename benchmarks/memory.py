@@ -36,11 +36,11 @@ def draw(theirs: dict[int, float], ours: dict[int, float], path: Path) -> None:
         axis.plot(counts, [SIZE * count for count in counts], color=LIMIT, linestyle="--", label="the updates themselves")
         axis.plot(list(theirs), list(theirs.values()), color=THEIRS, marker="o", label="Flower")
         axis.plot(counts, list(ours.values()), color=OURS, marker="o", label="ours, from storage")
-        for of, color, above in ((theirs, THEIRS, 7), (ours, OURS, -17)):
+        for of, color, shift, side in ((theirs, THEIRS, (-7, 4), "right"), (ours, OURS, (0, -17), "center")):
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            style = {"textcoords": "offset points", "ha": side, "color": color, "bbox": box}
             for count, megabytes in of.items():
-                style = {"textcoords": "offset points", "ha": "center", "color": color}
-                box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-                axis.annotate(f"{megabytes:,.0f}", (count, megabytes), (0, above), bbox=box, **style)
+                axis.annotate(f"{megabytes:,.0f}", (count, megabytes), shift, **style)
         axis.set(xscale="log", yscale="log", xlabel="updates of 6.65 MB", ylabel="peak memory above the start, MB")
         axis.set_xticks(counts, [f"{count:,}" for count in counts])
         axis.set_yticks(_TICKS, [f"{tick:,}" for tick in _TICKS])

@@ -99,12 +99,12 @@ def _head(listed: Sequence[Benchmark], measured: Mapping[str, Ran], main: list[P
     if main:
         began, minutes = min(ran.stamp for _, ran in main), sum(ran.seconds for _, ran in main) / 60
         what = "all that stands" if apart else "everything"
-        text.append(f"That command measured {what} below{_but(apart)} from {began} on, in {minutes:.0f} minutes.")
-        text.append(f"{main[0][1].machine or machine()}.")
-    if missing := [benchmark.title.lower() for benchmark in listed if benchmark.name not in measured]:
+        text.append(f"That command began {began}, and measured {what} below in {minutes:.0f} minutes{_but(apart)}.")
+        text += [f"{main[0][1].machine}."] if main[0][1].machine else []
+    if missing := [_in_a_sentence(benchmark) for benchmark in listed if benchmark.name not in measured]:
         text.append(f"**Not measured yet: {'; '.join(missing)}.**")
-    long = "; ".join(benchmark.title.lower() for benchmark in listed if benchmark.long)
-    busy = [f"{benchmark.title.lower()} ({ran.others:.1f})" for benchmark, ran in main + apart if ran.others > _QUIET_CORES]
+    long = "; ".join(_in_a_sentence(benchmark) for benchmark in listed if benchmark.long)
+    busy = [f"{_in_a_sentence(benchmark)} ({ran.others:.1f})" for benchmark, ran in main + apart if ran.others > _QUIET_CORES]
     paragraphs = [
         " ".join(text) + "\n",
         f"`make bench BENCH_FLAGS=--short` leaves out what takes long, and keeps what an earlier run found of it: {long}.\n",
@@ -123,7 +123,11 @@ def _head(listed: Sequence[Benchmark], measured: Mapping[str, Ran], main: list[P
 def _but(apart: Sequence[Part]) -> str:
     if not apart:
         return ""
-    return f", **but for {'; '.join(f'{benchmark.title.lower()} ({ran.stamp})' for benchmark, ran in apart)}**,"
+    return f", **but for {'; '.join(f'{_in_a_sentence(benchmark)} ({ran.stamp})' for benchmark, ran in apart)}**"
+
+
+def _in_a_sentence(benchmark: Benchmark) -> str:
+    return benchmark.title[:1].lower() + benchmark.title[1:]
 
 
 def _minute(moment: str) -> str:
@@ -143,7 +147,8 @@ def _section(part: Part, apart: bool, main: Sequence[Part]) -> str:
     body = ran.printed.strip() if "|---" in ran.printed else f"```\n{ran.printed.rstrip()}\n```"
     paragraphs = [f"## {benchmark.title}", how, body]
     if apart:
-        where = f", and on another machine ({ran.machine})" if ran.machine != main[0][1].machine else ""
+        known = {ran.machine, main[0][1].machine} - {""}
+        where = f", and on another machine ({ran.machine})" if len(known) == 2 else ""
         paragraphs.insert(1, f"**Not of the same run as most of this page: measured {ran.stamp}{where}.**")
     if ran.wrong:
         paragraphs.append(f"**{ran.wrong}**")

@@ -279,6 +279,9 @@ def _over_bytes(axis: Any, found: dict[str, Found]) -> None:
         each = (np.mean(of.up) + np.mean(of.down)) / 1e6
         axis.plot(np.arange(1, len(mean) + 1) * each, mean, style, color=color, linewidth=1.6)
     axis.set(xlabel="MB that a device has sent and got", ylabel="accuracy on the test set, %", xscale="log")
+    ticks = [tick for tick in (0.5, 1, 2, 5, 10, 20, 50) if axis.get_xlim()[0] <= tick <= axis.get_xlim()[1]]
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
     axis.set_ylim(bottom=np.mean(found["float32"].accuracies, axis=0)[0] * 100 - 3)
     axis.grid(alpha=0.3)
 
@@ -290,7 +293,9 @@ def _side_by_side(axis: Any, values: dict[str, dict[str, float]], xlabel: str, l
         places = np.arange(len(of)) + height * (index - (len(values) - 1) / 2)
         colors = [LOOKS[variant][0] for variant in of]
         drawn = axis.barh(places, list(of.values()), height, color=colors, alpha=1 if index == 0 else 0.5, label=dataset)
-        axis.bar_label(drawn, [f"{value:.3g}" for value in of.values()], padding=3, fontsize="small")
+        axis.bar_label(drawn, [f"{value:.3g}" if value else "" for value in of.values()], padding=3, fontsize="small")
+        for place in places[np.array(list(of.values())) == 0]:
+            axis.text(1.1 * left, place, "0", va="center", fontsize="small")
     axis.set_yticks(np.arange(len(LOOKS)), list(LOOKS))
     most = max(max(of.values()) for of in values.values())
     axis.set(xscale="log", xlim=(left, 5 * most), xlabel=xlabel)

@@ -29,14 +29,15 @@ def section(text: str, title: str) -> str:
 
 def test_what_one_command_measured_is_said_to_be_all() -> None:
     text = page(ran("machine"), ran("envelope"), ran("mcmahan"))
-    assert "That command measured everything below from 2026-11-25 03:23 UTC, at 625aade on, in 3 minutes." in text
+    assert "That command began 2026-11-25 03:23 UTC, at 625aade, and measured everything below in 3 minutes. a machine." in text
     assert "Not of the same run" not in text
     assert "Not measured" not in text
 
 
 def test_what_a_short_run_left_out_keeps_its_date_and_commit_and_is_marked() -> None:
     text = page(ran("machine", run=SECOND), ran("envelope", run=SECOND), ran("mcmahan"))
-    assert "all that stands below, **but for rounds to 97 % (2026-11-25 03:23 UTC, at 625aade)**, from 2026-11-27" in text
+    assert "began 2026-11-27 20:00 UTC, at d51a82d, and measured all that stands below in 2 minutes, **but for rounds" in text
+    assert "**but for rounds to 97 % (2026-11-25 03:23 UTC, at 625aade)**." in text
     kept = section(text, "Rounds to 97 %")
     assert "**Not of the same run as most of this page: measured 2026-11-25 03:23 UTC, at 625aade.**" in kept
     assert "(`benchmarks/mcmahan.py`, 60 s, 2026-11-25 03:23 UTC, at 625aade.)" in kept
