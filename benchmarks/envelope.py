@@ -1,6 +1,8 @@
 """What sealing costs: envelopes of the CNN's 1,663,370 parameters beside bare AES-256-GCM of the same bytes, in one run.
 
-All rows take turns within each repetition, so that a slow moment of the machine hits them alike; figures are medians.
+All rows take turns within each repetition, so that a slow moment of the machine hits them alike; figures are medians, ratios
+are medians of each repetition's ratio. The bare cipher writes into memory that is there already and does nothing else; sealing
+makes its envelope anew and wraps a content key, opening looks at every value.
 
     python benchmarks/envelope.py [--parameters N] [--repetitions N]
 """
@@ -22,8 +24,10 @@ from fedlearn.core.updates import Update
 from fedlearn.protocol.envelope import UpdateContext, open_update, seal
 from fedlearn.protocol.plans import Plan, TensorSpec, UpdateFormat
 from fedlearn.protocol.sealing import SealingKey
+from results import Figure, show, table
 
 CNN_PARAMETERS = 1_663_370
+BARE = ("bare AES-256-GCM, encrypt", "bare AES-256-GCM, decrypt")
 
 
 @dataclass(slots=True)
@@ -70,8 +74,8 @@ def rows(parameters: int) -> list[Row]:
     out = np.empty(parameters, np.float32)
     encrypt, decrypt = bare(delta, 4 * plan.update.window_elements)
     found = [
-        Row("bare AES-256-GCM, encrypt", encrypt, delta.nbytes, []),
-        Row("bare AES-256-GCM, decrypt", decrypt, delta.nbytes, []),
+        Row(BARE[0], encrypt, delta.nbytes, []),
+        Row(BARE[1], decrypt, delta.nbytes, []),
     ]
 
     def add(encoding: str) -> None:
@@ -112,7 +116,7 @@ def rows(parameters: int) -> list[Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parameters", type=int, default=CNN_PARAMETERS)
     parser.add_argument("--repetitions", type=int, default=51)
     given = parser.parse_args()
@@ -122,11 +126,30 @@ def main() -> None:
             before = time.perf_counter()
             row.action()
             row.seconds.append(time.perf_counter() - before)
-    print(f"| {given.parameters:,} float32, medians of {given.repetitions} | ms | GB/s of float32 |\n|---|---|---|")
+    headings = (f"{given.parameters:,} float32, medians of {given.repetitions}", "ms", "GB/s of float32")
+    cells = []
     for row in timed:
-        median = statistics.median(row.seconds)
-        rate = f"{row.size / median / 1e9:.2f}" if row.size else ""
-        print(f"| {row.name} | {1e3 * median:.3f} | {rate} |")
+        rate = f"{row.size / statistics.median(row.seconds) / 1e9:.2f}" if row.size else ""
+        cells.append([row.name, f"{1e3 * statistics.median(row.seconds):.3f}", rate])
+    print(table(headings, cells))
+    print(show(aims({row.name: row for row in timed})))
+
+
+def aims(timed: dict[str, Row]) -> list[Figure]:
+    """float32 beside the cipher alone, and what is encoded beside what a storage gives, 1 GB/s."""
+    beside = (("seal float32", BARE[0], 3.0), ("open float32", BARE[1], 2.0))
+    figures = [
+        Figure(f"how long it takes to {what}, by {bare}", _ratio(timed[what], timed[bare]), "×", at_most=most)
+        for what, bare, most in beside
+    ]
+    for what in ("seal float16", "open float16", "seal int8", "open int8"):
+        rate = timed[what].size / statistics.median(timed[what].seconds) / 1e9
+        figures.append(Figure(what, rate, "GB/s", at_least=1.0))
+    return figures
+
+
+def _ratio(row: Row, other: Row) -> float:
+    return statistics.median(one / two for one, two in zip(row.seconds, other.seconds, strict=True))
 
 
 if __name__ == "__main__":

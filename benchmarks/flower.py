@@ -1,10 +1,15 @@
 """Flower beside ours on this machine, in one run: the sum of the same updates in memory, and rounds without training.
 
-Flower's clients return a model of the CNN's size untouched, deployed (a SuperLink and a SuperNode for each client, plain HTTP)
-and simulated (Ray), in turns with ours. Ours are deployed in both comparisons, over real object storage, and send random
-changes, so that nothing compresses away. Memory is the peak of the process that aggregates: Flower's ServerApp (deployed, and
-simulated, where it is the process that starts Ray), and our aggregator. Flower lives in an environment of its own,
-`.venv-flower`, which `make bench` sets up.
+The sum is of updates with the same values and numbers of examples on both sides, and the two results are compared. What is
+timed of Flower is `aggregate_arrayrecords`, which its strategies call; its ArrayRecords hold arrays as bytes, and it reads them
+while it adds. Ours starts from plain float32 arrays, as opened updates are. So the sum that Flower has for plain arrays
+(`flwr.server.strategy.aggregate`) is timed as well.
+
+In the rounds Flower's clients return a model of the CNN's size untouched, deployed (a SuperLink, and a SuperNode for each
+client, plain HTTP) and simulated (Ray). Flower's and ours take turns. Ours are deployed in both comparisons, over real object
+storage, and send random changes, so that nothing compresses away. Memory is the peak of the process that aggregates: Flower's
+ServerApp (deployed, and simulated, where it is the process that starts Ray), and our aggregator. Flower lives in an
+environment of its own, `.venv-flower`, which `make bench` sets up.
 
     python benchmarks/flower.py [--flower .venv-flower] [--part sum|deployed|simulated ...] [--out docs/images/flower.png]
 """
@@ -30,19 +35,22 @@ from results import Figure, show
 CORES = len(os.sched_getaffinity(0))
 PARTS = ("sum", "deployed", "simulated")
 PARAMETERS = sum(int(np.prod(shape)) for shape in CNN_SHAPES)
-UPDATES, TURNS = 100, 5
-DEPLOYED_CLIENTS, DEPLOYED_ROUNDS = 10, 5
+UPDATES, SUM_TURNS, REPETITIONS = 100, 3, 5
+DEPLOYED_CLIENTS, DEPLOYED_TURNS = 10, 2
+DEPLOYED_ROUNDS, OUR_ROUNDS = 3, 10  # in each turn; a round of Flower's takes 14 s
 SIMULATED = {10: 30, 100: 6}  # clients: rounds, of Flower's and of ours
 SIMULATED_TURNS = 3
 CODECS = ("int8", "float32")
-ROUNDS = 10
+SAME = 1e-6
+"""Means of updates whose values are about 0.05 differ by less; Flower adds in float32, we in float64."""
+RAY = "Ray hands updates on in this machine's memory; ours are sealed, and go through a real storage on the same two cores"
 
 
 class Beside:
     """What was measured so far: figures for the table, and what the picture shows."""
 
-    def __init__(self, flower: Flower) -> None:
-        self._flower = flower
+    def __init__(self, flower: Flower, directory: Path) -> None:
+        self._flower, self._directory = flower, directory
         self.figures = list[Figure]()
         self.seconds, self.megabytes = dict[str, float](), dict[str, float]()
 
@@ -52,30 +60,42 @@ class Beside:
             for seed in range(UPDATES)
         ]
         size = sum(update.delta.nbytes for update in updates) / 1e9
-        theirs, ours = list[float](), list[float]()
+        theirs, plain, ours, mean = list[float](), list[float](), list[float](), self._directory / "mean.npy"
         with ThreadPoolExecutor(CORES) as threads:
-            for _ in range(3):
-                theirs.append(size / self._flower.sum_seconds(UPDATES, TURNS))
-                ours.append(size / statistics.median(_sum_seconds(updates, threads) for _ in range(TURNS)))
-        ratio = statistics.median(our / their for our, their in zip(ours, theirs, strict=True))
+            for _ in range(SUM_TURNS):
+                theirs.append(size / self._flower.sum(UPDATES, REPETITIONS, mean=mean).seconds)
+                plain.append(size / self._flower.sum(UPDATES, REPETITIONS, plain=True).seconds)
+                ours.append(size / statistics.median(_sum_seconds(updates, threads) for _ in range(REPETITIONS)))
+            total = WeightedSum(PARAMETERS)
+            total.fold_all(updates, threads, CORES)
+        difference = float(np.abs(np.load(mean) - total.mean()).max())
+
+        def faster(than: list[float]) -> float:
+            return statistics.median(our / their for our, their in zip(ours, than, strict=True))
+
         self.figures += [
-            Figure(f"{UPDATES} updates in memory, Flower", statistics.median(theirs), "GB/s"),
-            Figure("ours, float64", statistics.median(ours), "GB/s"),
-            Figure("how fast it is, ours by Flower's", ratio, "×", at_least=3),
+            Figure(f"{UPDATES} updates in memory, Flower, ArrayRecords", statistics.median(theirs), "GB/s"),
+            Figure("Flower, plain arrays", statistics.median(plain), "GB/s"),
+            Figure("ours, plain arrays, in float64", statistics.median(ours), "GB/s"),
+            Figure("how fast it is, ours by Flower's of ArrayRecords", faster(theirs), "×", at_least=3),
+            Figure("how fast it is, ours by Flower's of plain arrays", faster(plain), "×", at_least=3),
+            Figure("the largest difference between Flower's mean and ours", difference, "", at_most=SAME),
         ]
 
     def deployed(self) -> None:
-        clients = DEPLOYED_CLIENTS
-        theirs = self._flower.deploy(clients, DEPLOYED_ROUNDS)
-        ours = our_rounds(clients, processes=clients, codec="float32", rounds=ROUNDS)
-        self._note(f"Flower deployed, {clients} clients", theirs)
-        self._note(f"ours, {clients} devices in {clients} processes", ours)
+        clients, theirs, ours = DEPLOYED_CLIENTS, list[Rounds](), list[Rounds]()
+        for _ in range(DEPLOYED_TURNS):
+            theirs.append(self._flower.deploy(clients, DEPLOYED_ROUNDS))
+            ours.append(our_rounds(clients, processes=clients, codec="float32", rounds=OUR_ROUNDS))
+        flower, middle = _middle(theirs), _middle(ours)
+        self._note(f"Flower deployed, {clients} clients", flower)
+        self._note(f"ours, {clients} devices in {clients} processes", middle)
         self.figures += [
-            Figure(f"a round of {clients} clients, Flower deployed", theirs.seconds, "s"),
-            Figure("ours, each device a process, float32", ours.seconds, "s"),
-            Figure("how long it takes deployed, Flower's by ours", theirs.seconds / ours.seconds, "×", at_least=10),
-            Figure("memory of Flower's ServerApp", theirs.megabytes, "MB"),
-            Figure("memory of our aggregator", ours.megabytes, "MB"),
+            Figure(f"a round of {clients} clients, Flower deployed", flower.seconds, "s"),
+            Figure("ours, each device a process, float32", middle.seconds, "s"),
+            Figure("how long it takes deployed, Flower's by ours", 1 / _ratio(ours, theirs), "×", at_least=10),
+            Figure("memory of Flower's ServerApp", flower.megabytes, "MB"),
+            Figure("memory of our aggregator", middle.megabytes, "MB"),
         ]
 
     def simulated(self) -> None:
@@ -93,15 +113,15 @@ class Beside:
             ]
             for codec, taken in ours.items():
                 middle = _middle(taken)
-                ratio = statistics.median(our.seconds / their.seconds for our, their in zip(taken, theirs, strict=True))
                 self._note(f"ours, {clients} devices in 2 processes, {codec}", middle)
                 self.figures += [
                     Figure(f"ours, {clients} devices deployed in two processes, {codec}", middle.seconds, "s"),
                     Figure(
                         f"how long {clients} clients take, {codec}, ours by Flower's simulated",
-                        ratio,
+                        _ratio(taken, theirs),
                         "×",
                         at_most=1.0 if codec == "int8" else None,
+                        why=RAY,
                     ),
                     Figure("memory of our aggregator", middle.megabytes, "MB"),
                 ]
@@ -120,6 +140,11 @@ def _middle(turns: Sequence[Rounds]) -> Rounds:
     """The medians of several turns."""
     seconds, megabytes = zip(*turns, strict=True)
     return Rounds(statistics.median(seconds), statistics.median(megabytes))
+
+
+def _ratio(ours: Sequence[Rounds], theirs: Sequence[Rounds]) -> float:
+    """The median over turns of our seconds by theirs."""
+    return statistics.median(our.seconds / their.seconds for our, their in zip(ours, theirs, strict=True))
 
 
 def _sum_seconds(updates: Sequence[Update], threads: ThreadPoolExecutor) -> float:
@@ -142,7 +167,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a picture of seconds and memory")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        beside = Beside(Flower(asked.flower, Path(directory)))
+        flower = Flower(asked.flower, Path(directory))
+        beside = Beside(flower, Path(directory))
+        print(f"{flower.versions()}.\n", flush=True)
         for part in asked.part or PARTS:
             shown = len(beside.figures)
             {"sum": beside.sum, "deployed": beside.deployed, "simulated": beside.simulated}[part]()

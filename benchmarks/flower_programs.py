@@ -25,6 +25,13 @@ class Rounds(NamedTuple):
     megabytes: float
 
 
+class Sum(NamedTuple):
+    """The seconds of a sum, the median of its turns, and the peak memory above what the process had before, in MB."""
+
+    seconds: float
+    megabytes: float
+
+
 class Flower:
     """Flower's programs, and a directory for what they write."""
 
@@ -40,24 +47,38 @@ class Flower:
         }
         self._home = home
 
-    def sum_seconds(self, updates: int, turns: int) -> float:
-        """Of so many updates, the median of one process's turns."""
-        command = [self.bin / "python", APP / "aggregate.py", str(updates), str(turns)]
-        printed = subprocess.run(command, env=self._environ, check=True, capture_output=True, text=True).stdout
-        return statistics.median(json.loads(printed)["seconds"])
+    def versions(self) -> str:
+        """Flower's own, and of the Ray that it simulates with."""
+        ask = 'import importlib.metadata as m; print(f\'Flower {m.version("flwr")} and Ray {m.version("ray")}\')'
+        return subprocess.run([self.bin / "python", "-c", ask], check=True, capture_output=True, text=True).stdout.strip()
 
-    def simulate(self, clients: int, rounds: int) -> "Rounds":
+    def sum(self, updates: int, turns: int, *, plain: bool = False, mean: Path | None = None) -> Sum:
+        """Of so many updates, by one process.
+
+        Args:
+            plain: as plain arrays, not as Flower's records.
+            mean: a file for the result, as numpy writes a vector.
+        """
+        command = [self.bin / "python", APP / "aggregate.py", str(updates), str(turns)]
+        command += [*(["--plain"] if plain else []), *(["--mean", mean] if mean else [])]
+        printed = subprocess.run(command, env=self._environ, check=True, stdout=subprocess.PIPE, text=True).stdout
+        found = json.loads(printed)
+        return Sum(statistics.median(found["seconds"]), found["megabytes"])
+
+    def simulate(self, clients: int, rounds: int) -> Rounds:
         """On the simulation engine."""
         out = self._directory / f"simulated-{clients}.json"
+        out.unlink(missing_ok=True)  # an earlier turn's
         with (self._directory / f"simulated-{clients}.log").open("w") as log:
             environ = self._environ | _asked(clients, rounds, out)
             command = [self.bin / "python", APP / "simulate.py"]
             subprocess.run(command, env=environ, check=True, stdout=log, stderr=log, timeout=_LONGEST_SECONDS)
         return _rounds(out)
 
-    def deploy(self, clients: int, rounds: int) -> "Rounds":
+    def deploy(self, clients: int, rounds: int) -> Rounds:
         """A SuperLink with as many SuperNodes."""
         out, port = self._directory / "deployed.json", _free_port()
+        out.unlink(missing_ok=True)  # an earlier turn's
         link = f"127.0.0.1:{port}"
         connection = f'[superlink]\ndefault = "bench"\n[superlink.bench]\naddress = "{link}"\ninsecure = true\n'
         (self._home / "config.toml").write_text(connection)
@@ -70,7 +91,7 @@ class Flower:
                 node = ["flower-supernode", *at, "--superlink", link, "--port", str(_free_port())]
                 running.enter_context(self._program(f"supernode-{number}", environ, *node))
             app = self._directory / "app"
-            shutil.copytree(APP, app, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(APP, app, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
             subprocess.run([self.bin / "flwr", "run", app, "bench"], env=environ, check=True, capture_output=True, timeout=120)
             until = time.monotonic() + _LONGEST_SECONDS
             while not out.exists():

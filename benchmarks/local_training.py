@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from fedlearn.learning.models import build, framework, get_weights, make_plan, m
 from fedlearn.learning.runtime import keras
 from fedlearn.learning.training import KerasLearner
 from fedlearn.protocol.plans import LocalTraining, Plan
+from results import Figure, show, table
 
 BATCH_SIZE, LEARNING_RATE = 10, 0.1
 EXAMPLES = {"2nn": 6000, "cnn": 1200}
@@ -50,14 +51,25 @@ def main() -> None:
             f"of {len(seconds) - 1}, the first with compiling {seconds[0]:.2f} s.\n"
         )
     use_one_core()
-    headings = ("examples", "by", "median s", "min s", "CPU s", "CPU ms a step", "first s", "× fit", "× fit (CPU)")
-    print(f"One local epoch, batches of {BATCH_SIZE}, one core; {framework()}:\n\n| {' | '.join(headings)} |")
-    print("|---" * len(headings) + "|")
+    cells, figures = list[list[str]](), list[Figure]()
     for name in options.models:
-        compare(name, data, options.repeats)
+        found = compare(name, data, options.repeats)
+        cells += found.rows
+        figures += found.figures
+    headings = ("examples", "by", "median s", "min s", "CPU s", "CPU ms a step", "first s", "× fit", "× fit (CPU)")
+    print(f"One local epoch, batches of {BATCH_SIZE}, one core; {framework()}:\n")
+    print(table(headings, cells))
+    print(show(figures))
 
 
-def compare(name: str, data: Examples, repeats: int) -> None:
+class Compared(NamedTuple):
+    """A row for each of the three, and how much faster ours is than the other two."""
+
+    rows: list[list[str]]
+    figures: list[Figure]
+
+
+def compare(name: str, data: Examples, repeats: int) -> Compared:
     count = EXAMPLES[name]
     examples = Examples(data.features[:count], data.labels[:count])
     model = build(name, 0)
@@ -82,12 +94,29 @@ def compare(name: str, data: Examples, repeats: int) -> None:
             epoch()
             walls[by].append(time.perf_counter() - wall)
             cpus[by].append(time.process_time() - cpu)
+    rows = []
     for by in makers:
-        faster = [median(theirs / ours for theirs, ours in zip(took["fit"], took[by], strict=True)) for took in (walls, cpus)]
+        faster = [_faster(took["fit"], took[by]) for took in (walls, cpus)]
         cpu = median(cpus[by])
         figures = (median(walls[by]), min(walls[by]), cpu, 1000 * cpu / (count / BATCH_SIZE), firsts[by])
-        cells = [f"{name}, {count:,}", by, *(f"{f:.3f}" for f in figures), *(f"{f:.1f}" for f in faster)]
-        print(f"| {' | '.join(cells)} |", flush=True)
+        rows.append([f"{name}, {count:,}", by, *(f"{f:.3f}" for f in figures), *(f"{f:.1f}" for f in faster)])
+    beside = [
+        Figure(
+            f"{name}: how fast a local epoch is, ours by Keras' {theirs}",
+            _faster(walls[theirs], walls["fedlearn"]),
+            "×",
+            at_least=1.0,
+            by_cpu=_faster(cpus[theirs], cpus["fedlearn"]),
+        )
+        for theirs in makers
+        if theirs != "fedlearn"
+    ]
+    return Compared(rows, beside)
+
+
+def _faster(theirs: list[float], ours: list[float]) -> float:
+    """The median over turns."""
+    return median(their / our for their, our in zip(theirs, ours, strict=True))
 
 
 def fit(plan: Plan, weights: list[Any], examples: Examples, steps_per_execution: int) -> Epoch:

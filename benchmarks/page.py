@@ -1,11 +1,13 @@
 """Runs the benchmarks one after the other, and writes docs/benchmarks.md from what they print.
 
-    python benchmarks/page.py [--only NAME ... | --missing | --show] [--full] [--out docs/benchmarks.md]
+    python benchmarks/page.py [--short] [--only NAME ... | --missing | --show] [--out docs/benchmarks.md]
+
+Without an option it measures all that the page shows, each from nothing. `--short` leaves out what takes long, `--only` runs
+those named, `--missing` those that nothing whole is known of, `--show` none; of the others what was measured before is kept,
+with its date and its commit, and the page says so.
 
 What each has printed is written to benchmarks/measured.json as soon as it ends, and the page is made of that: one that fails
-takes nothing from the others. `--only` runs those named and keeps what was measured of the others, `--missing` those that
-nothing whole is known of, `--show` none. `--full` adds those that take hours. Each has a time that it may take; what it has
-printed until then is kept, and the page says so.
+takes nothing from the others. Each has a time that it may take; what it has printed until then is kept, and the page says so.
 """
 
 import argparse
@@ -20,31 +22,31 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from sections import Benchmark, Ran, write
+from sections import IMAGES, Benchmark, Ran, machine, write
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-PAGE, MEASURED, IMAGES = ROOT / "docs" / "benchmarks.md", HERE / "measured.json", ROOT / "docs" / "images"
-KEPT = ROOT / "runs" / "mcmahan"
+PAGE, MEASURED = ROOT / "docs" / "benchmarks.md", HERE / "measured.json"
 _LOOK_SECONDS, _GRACE_SECONDS = 3.0, 30.0
 
 BENCHMARKS = (
     Benchmark("machine", "The machine", 2),
     Benchmark("folding", "The aggregation engine", 12, image="folding.png"),
-    Benchmark("sharding", "One aggregator against two", 6),
+    Benchmark("sharding", "One aggregator against two", 12),
     Benchmark("envelope", "Sealing", 2),
     Benchmark("round_overhead", "A round without training", 6),
     Benchmark("aggregator_memory", "The aggregator's memory in real rounds", 5),
-    Benchmark("flower", "Beside Flower", 20, image="flower.png"),
+    Benchmark("flower", "Beside Flower", 30, image="flower.png"),
+    Benchmark("memory", "Memory against the number of updates", 20, image="memory.png"),
     Benchmark("devices", "Many devices in few processes", 8),
     Benchmark("local_training", "Local training", 5),
-    Benchmark("mcmahan", "Rounds to 97 %", 1, image="mcmahan.png", arguments=("--keep", "runs/mcmahan", "--show"), needs=KEPT),
-    Benchmark("mcmahan", "Rounds to 97 %", 600, image="mcmahan.png", arguments=("--keep", "runs/mcmahan"), full=True),
-    Benchmark("wire_codecs", "What codecs cost", 120, image="codecs.png", full=True),
-    Benchmark("exact_values", "int8 and the values that it leaves alone", 30, full=True),
-    Benchmark("poisoning", "Two liars among ten", 120, image="poisoning.png", full=True),
-    Benchmark("gigabyte", "A model of 1 GiB", 30, full=True),
+    Benchmark("mcmahan", "Rounds to 97 %", 60, image="mcmahan.png", long=True),
+    Benchmark("wire_codecs", "What codecs cost", 30, image="codecs.png", long=True),
+    Benchmark("exact_values", "int8 and the values that it leaves alone", 10, long=True),
+    Benchmark("poisoning", "Two liars among ten", 20, image="poisoning.png", long=True),
+    Benchmark("gigabyte", "A model of 1 GiB", 15, long=True),
 )
+_WRITTEN = (PAGE, MEASURED, *(IMAGES / benchmark.image for benchmark in BENCHMARKS if benchmark.image))
 
 
 class Stopped(NamedTuple):
@@ -54,11 +56,13 @@ class Stopped(NamedTuple):
     errors: str
 
 
-def run(benchmark: Benchmark) -> Ran:
-    command = [sys.executable, str(HERE / f"{benchmark.name}.py"), *benchmark.arguments]
+def run(benchmark: Benchmark, command_began: str) -> Ran:
+    """Run it to its end, or to that of its time; `command_began` is what all have in common that one command runs."""
+    command = [sys.executable, str(HERE / f"{benchmark.name}.py")]
     if benchmark.image:
         command += ["--out", str(IMAGES / benchmark.image)]
-    others, began, clock = busy_cores(), datetime.now(UTC), time.monotonic()
+    at, others = commit(), busy_cores()  # of the files as they are when it starts
+    began, clock = _now(), time.monotonic()
     with tempfile.TemporaryFile("w+") as printed:
         ended = _until_ended(command, 60 * benchmark.minutes, printed.fileno())
         printed.seek(0)
@@ -70,7 +74,11 @@ def run(benchmark: Benchmark) -> Ran:
         wrong = f"It failed: {' '.join(ended.errors.strip().splitlines()[-1:]) or ended.status}"
     seconds = round(time.monotonic() - clock, 1)
     others = round(max(others, busy_cores()), 2)
-    return Ran(benchmark.name, text, wrong, others, began.isoformat(timespec="seconds"), seconds, commit())
+    return Ran(benchmark.name, text, wrong, others, began, seconds, at, command_began, machine())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _until_ended(command: list[str], seconds: float, out: int) -> Stopped:
@@ -108,14 +116,18 @@ def busy_cores() -> float:
 
 
 def commit() -> str:
-    """The commit that is measured; a plus says that files differ from it."""
+    """The commit that is measured; a plus says that files differ from it, apart from those that the measuring itself writes."""
+    but = [f":(exclude){path.relative_to(ROOT)}" for path in _WRITTEN]
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--exclude=*"], cwd=ROOT, capture_output=True, text=True, check=True
-        )
+        name = _git("describe", "--always", "--exclude=*")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *but)
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return found.stdout.strip()
+    return f"{name}+" if changed else name
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def read() -> dict[str, Ran]:
@@ -125,43 +137,41 @@ def read() -> dict[str, Ran]:
 
 
 def save(measured: dict[str, Ran], page: Path) -> None:
-    MEASURED.write_text(json.dumps({name: ran._asdict() for name, ran in measured.items()}, indent=1) + "\n")
-    listed = {benchmark.name: benchmark for benchmark in BENCHMARKS}
-    page.write_text(write([(listed[name], measured[name]) for name in listed if name in measured]))
+    found = {benchmark.name: measured[benchmark.name] for benchmark in BENCHMARKS if benchmark.name in measured}
+    MEASURED.write_text(json.dumps({name: ran._asdict() for name, ran in found.items()}, indent=1) + "\n")
+    page.write_text(write(BENCHMARKS, found))
 
 
 def wanted(given: argparse.Namespace, measured: dict[str, Ran]) -> list[Benchmark]:
-    """Of two with the same name, the one that the options ask for."""
-    full_ones = {benchmark.name for benchmark in BENCHMARKS if benchmark.full}
-    short_ones = {benchmark.name for benchmark in BENCHMARKS if not benchmark.full}
+    """Which to run, in the page's order."""
 
     def asked(benchmark: Benchmark) -> bool:
-        if given.show or (benchmark.needs and not benchmark.needs.exists()):
-            return False
-        as_asked = benchmark.full == given.full or benchmark.name not in (full_ones if given.full else short_ones)
         if given.only:
-            return benchmark.name in given.only and as_asked
-        if given.missing and benchmark.name in measured and not measured[benchmark.name].wrong:
-            return False
-        return as_asked and (given.full or not benchmark.full)
+            return benchmark.name in given.only
+        known = benchmark.name in measured and not measured[benchmark.name].wrong
+        return not (given.show or (given.missing and known) or (given.short and benchmark.long))
 
     return [benchmark for benchmark in BENCHMARKS if asked(benchmark)]
 
 
-def main() -> None:
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--only", nargs="+", choices=sorted({benchmark.name for benchmark in BENCHMARKS}))
+    which.add_argument("--only", nargs="+", choices=[benchmark.name for benchmark in BENCHMARKS])
     which.add_argument("--missing", action="store_true")
     which.add_argument("--show", action="store_true")
-    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--short", action="store_true", help="leave out what takes long")
     parser.add_argument("--out", type=Path, default=PAGE)
-    given = parser.parse_args()
-    measured, failed = read(), False
+    return parser.parse_args(given)
+
+
+def main() -> None:
+    given = arguments()
+    measured, failed, began = read(), False, _now()
     IMAGES.mkdir(parents=True, exist_ok=True)
     for benchmark in wanted(given, measured):
         print(f"== {benchmark.name}", flush=True)
-        ran = measured[benchmark.name] = run(benchmark)
+        ran = measured[benchmark.name] = run(benchmark, began)
         print(ran.printed, ran.wrong, f"\n({ran.seconds:.0f} s)", flush=True)
         failed |= bool(ran.wrong)
         save(measured, given.out)

@@ -1,5 +1,6 @@
 """Figures as the benchmarks print them: a table in Markdown, each beside what it aims at."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,8 +9,10 @@ class Figure(NamedTuple):
     """One measured thing; `at_least` or `at_most` is its aim, where it has one.
 
     Args:
+        value: infinite for what was not reached at all.
         by_cpu: the same by the CPU time that it took, as if all cores had been free for it: on a busy machine the clock
             measures the others.
+        why: the reason of a miss; shown only if it is one.
     """
 
     what: str
@@ -18,12 +21,13 @@ class Figure(NamedTuple):
     at_least: float | None = None
     at_most: float | None = None
     by_cpu: float | None = None
+    why: str = ""
 
     @property
     def aim(self) -> str:
         if self.at_least is not None:
-            return f"at least {self.at_least:g} {self.unit}"
-        return f"at most {self.at_most:g} {self.unit}" if self.at_most is not None else ""
+            return f"at least {self.at_least:g} {self.unit}".strip()
+        return f"at most {self.at_most:g} {self.unit}".strip() if self.at_most is not None else ""
 
     @property
     def missed(self) -> bool:
@@ -33,13 +37,31 @@ class Figure(NamedTuple):
 
 
 def show(figures: Sequence[Figure]) -> str:
-    rows = [
-        f"| {figure.what} | {_number(figure.value, figure.unit)} | {_number(figure.by_cpu, figure.unit)} "
-        f"| {figure.aim}{' **(missed)**' if figure.missed else ''} |"
-        for figure in figures
-    ]
-    return "\n".join(["| | by the clock | by CPU time | aim |", "|---|---|---|---|", *rows, ""])
+    """A table with the columns that any of the figures has something for."""
+    by_cpu, aims = any(figure.by_cpu is not None for figure in figures), any(figure.aim for figure in figures)
+    headings = ["", *(["by the clock", "by CPU time"] if by_cpu else ["measured"]), *(["aim"] if aims else [])]
+    rows = []
+    for figure in figures:
+        values = [_number(figure.value, figure.unit), *([_number(figure.by_cpu, figure.unit)] if by_cpu else [])]
+        rows.append([figure.what, *values, *([_beside(figure)] if aims else [])])
+    return table(headings, rows)
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """In Markdown, with an empty line after it."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (headings, *rows)]
+    return "\n".join([lines[0], "|---" * len(headings) + "|", *lines[1:], ""])
+
+
+def _beside(figure: Figure) -> str:
+    if not figure.missed:
+        return figure.aim
+    return f"{figure.aim} **(missed)**{f': {figure.why}' if figure.why else ''}"
 
 
 def _number(value: float | None, unit: str) -> str:
-    return "" if value is None else f"{value:,.3g} {unit}"
+    if value is None:
+        return ""
+    if math.isinf(value):
+        return "not reached"
+    return (f"{value:,.0f} {unit}" if abs(value) >= 1000 else f"{value:,.3g} {unit}").strip()

@@ -1,0 +1,84 @@
+"""What counts as a miss where the tables are for people to read."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mcmahan
+import poisoning
+import sharding
+import wire_codecs
+from fedlearn.core.ids import DeviceId, shard_of
+
+
+def ended(seed: int, reached: int | None) -> mcmahan.Outcome:
+    return mcmahan.Outcome(seed, reached, [0.9, 0.97], 20.0, ended=True)
+
+
+@pytest.mark.parametrize(
+    ("reached", "value", "missed"),
+    [
+        pytest.param([50, 51, 87], 51, False, id="sooner than the paper"),
+        pytest.param([86, 88, 90], 88, True, id="later than the paper"),
+        pytest.param([50, None, None], math.inf, True, id="two of three never got there"),
+    ],
+)
+def test_the_papers_rounds_are_the_aim_of_its_target(reached: list[int | None], value: float, missed: bool) -> None:
+    outcomes = [ended(seed, number) for seed, number in enumerate(reached)]
+    figure = mcmahan.median("iid", outcomes, 0.97)
+    assert (figure.value, figure.missed) == (value, missed)
+    assert not mcmahan.median("iid", outcomes, 0.99).aim
+
+
+def codecs(**accuracies: float) -> dict[str, wire_codecs.Found]:
+    """Two seeds of each codec that end at these accuracies."""
+    return {
+        name: wire_codecs.Found([[0.5, accuracies.get(name.replace(", model ", "_"), 0.96)]] * 2, up=[100])
+        for name in wire_codecs.VARIANTS
+    }
+
+
+def test_int8_may_lose_half_a_point_to_float32_and_no_more() -> None:
+    good, bad = (wire_codecs.aims("MNIST", codecs(int8=accuracy), 600) for accuracy in (0.956, 0.954))
+    assert not any(figure.missed for figure in good)
+    assert [figure.what for figure in bad if figure.missed] == ["MNIST: int8, its accuracy less float32's"]
+
+
+def test_int8_has_to_spare_three_quarters_of_the_bytes() -> None:
+    missed = [figure for figure in wire_codecs.aims("MNIST", codecs(), 300) if figure.missed]
+    assert [figure.value for figure in missed] == [3.0]
+
+
+def ends(**changed: float) -> dict[str, dict[str, float]]:
+    """All rules at 90 % but FedAvg with liars, which is at 10."""
+    found: Any = {attack: dict.fromkeys(poisoning.RULES, 90.0) for attack in poisoning.ATTACKS}
+    for attack in found:
+        if attack != poisoning.HONEST:
+            found[attack]["FedAvg"] = 10.0
+    found["noise"] |= changed
+    return found
+
+
+@pytest.mark.parametrize(
+    ("changed", "missed"),
+    [
+        pytest.param({}, [], id="FedAvg breaks, the others hold"),
+        pytest.param({"median": 84.9}, ["median with liars, at its worst (noise)"], id="a rule loses more than five points"),
+        pytest.param({"median": 85.1}, [], id="a rule loses less"),
+        pytest.param({"FedAvg": 60.0}, ["FedAvg with liars, at its best (noise)"], id="the liars do FedAvg no harm"),
+    ],
+)
+def test_liars_have_to_break_fedavg_and_nothing_else(changed: dict[str, float], missed: list[str]) -> None:
+    found = poisoning.aims(ends(**changed))
+    assert len(found) == len(poisoning.RULES)
+    assert [figure.what.partition(", less")[0] for figure in found if figure.missed] == missed
+
+
+@pytest.mark.parametrize("aggregators", [1, 2, 3])
+def test_each_aggregator_takes_as_many_updates_as_the_others(aggregators: int) -> None:
+    numbers = sharding.evenly(60, aggregators)
+    taken = np.bincount([shard_of(DeviceId(f"device-{number}"), aggregators) for number in numbers])
+    assert taken.tolist() == [60 // aggregators] * aggregators
+    assert len(set(numbers)) == 60
