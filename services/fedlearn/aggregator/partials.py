@@ -17,10 +17,11 @@ from fedlearn.core.aggregation import TallyState, WeightedSum
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import DeviceId
 from fedlearn.core.ports import ObjectStore
+from fedlearn.protocol.headers import Layout
 from fedlearn.protocol.messages import Digest
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingKey
-from fedlearn.protocol.windows import Layout, open_vector, seal_vector
+from fedlearn.protocol.windows import open_vector, seal_vector
 
 _LABEL = b"fedlearn partial sum v1\n"
 _PART_ELEMENTS = 1 << 22  # 32 MiB: what is sealed, written and read at a time

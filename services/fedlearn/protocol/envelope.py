@@ -17,20 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.updates import Update, Vector
 from fedlearn.protocol.codecs import Bytes
+from fedlearn.protocol.headers import Header, Layout, Span, digest_of, read_header
 from fedlearn.protocol.plans import Plan, UpdateFormat
 from fedlearn.protocol.sealing import SealingKey, SealingPublicKey
-from fedlearn.protocol.windows import (
-    Coming,
-    Header,
-    Layout,
-    Opening,
-    Span,
-    digest_of,
-    open_vector,
-    open_windows,
-    read_header,
-    seal_vector,
-)
+from fedlearn.protocol.windows import Coming, Opening, open_vector, open_windows, seal_vector
 
 __all__ = [
     "Coming",

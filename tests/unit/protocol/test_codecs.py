@@ -16,8 +16,9 @@ from fedlearn.core.rounding import BLOCK
 from fedlearn.core.sparsity import split
 from fedlearn.protocol.codecs import Int8, TopK, padded
 from fedlearn.protocol.codecs import _pack as pack
+from fedlearn.protocol.headers import Layout, read_header
 from fedlearn.protocol.sealing import SealingKey
-from fedlearn.protocol.windows import Layout, Opening, open_vector, read_header, seal_vector
+from fedlearn.protocol.windows import Opening, open_vector, seal_vector
 
 KEY = SealingKey.generate(RoundId(TaskId("mnist"), 7))
 LARGEST = float(np.finfo(np.float32).max)

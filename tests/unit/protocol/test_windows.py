@@ -12,17 +12,9 @@ from hypothesis import strategies as st
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import RoundId, TaskId
 from fedlearn.protocol.codecs import Encoding
+from fedlearn.protocol.headers import MAX_METADATA_BYTES, TAG_BYTES, Layout, read_header
 from fedlearn.protocol.sealing import WRAPPED_BYTES, SealingKey
-from fedlearn.protocol.windows import (
-    MAX_METADATA_BYTES,
-    TAG_BYTES,
-    Coming,
-    Layout,
-    Opening,
-    open_vector,
-    read_header,
-    seal_vector,
-)
+from fedlearn.protocol.windows import Coming, Opening, open_vector, seal_vector
 
 KEY = SealingKey.generate(RoundId(TaskId("mnist"), 7))
 INFO = b"context"
