@@ -125,7 +125,7 @@ install: ## the chart into the current cluster, in a namespace that enforces res
 BENCH_FLAGS ?=
 
 .PHONY: bench
-bench: $(VENV)/.dev .venv-flower/.ready ## measure everything (40 minutes) for docs/benchmarks.md (BENCH_FLAGS=--short: without what takes long)
+bench: $(VENV)/.dev .venv-flower/.ready ## measure everything (an hour) for docs/benchmarks.md (BENCH_FLAGS=--short: without what takes long)
 	@$(BIN)/fedlearn data fetch mnist
 	-@$(BIN)/fedlearn data fetch fashion-mnist # what codecs cost is measured on it too: said now, not after half an hour
 	@$(BIN)/python benchmarks/page.py $(BENCH_FLAGS)

@@ -15,7 +15,7 @@ from pathlib import Path
 from deployments import cnn_plan
 from drawing import LIMIT, OURS, THEIRS, canvas
 from flower_programs import Flower
-from folding_round import RING_MEGABYTES, peak_of
+from folding_round import peak_of, ring_megabytes
 from results import Figure, show, table
 
 SIZE = 4 * cnn_plan().parameters / 1e6
@@ -69,7 +69,7 @@ def main() -> None:
                 cells = [f"{theirs[count]:,.0f} MB", f"{theirs[count] / ours[count]:,.1f} ×"]
             rows.append([f"{count:,}", f"{SIZE * count:,.0f} MB", f"{ours[count]:,.0f} MB", *cells])
     print(table(["updates", "they are", "ours", "Flower's", "Flower's by ours"], rows))
-    most = round(2 * SIZE + RING_MEGABYTES)
+    most = round(2 * SIZE + ring_megabytes(cnn_plan()))
     print(
         show([Figure("ours, the most of all: twice the model, and a ring of buffers", max(ours.values()), "MB", at_most=most)])
     )

@@ -11,8 +11,9 @@ from fedlearn.aggregator.buffers import Buffers
 from fedlearn.aggregator.forms import Memory, Opened
 from fedlearn.core.updates import Update
 
-BYTES = 48 << 20  # with what publishing takes for a small model, 64 MiB
+BYTES = 64 << 20
 _TOGETHER = 8  # of so many the sum is read and written once
+_ALWAYS_FREE = 4  # so many workers don't wait for room, if it is for more than that
 
 
 class Slot:
@@ -32,8 +33,8 @@ class Ring:
 
     def __init__(self, buffers: Buffers, *, alone: bool = False) -> None:
         most = max(2, BYTES // max(1, buffers.sizes[1]))
-        # two at least can be opened while the others wait; whoever waits for room waits for these, or for their being added
-        self._together = 1 if alone else max(1, min(_TOGETHER, most - 2))
+        # whoever waits for room waits for those that are being opened, or for their being added
+        self._together = 1 if alone else max(1, min(_TOGETHER, most + 1 - _ALWAYS_FREE))
         self._room, self._buffers = threading.Semaphore(most), buffers
         self._waiting: list[tuple[Update, Slot]] = []
 
