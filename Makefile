@@ -15,7 +15,7 @@ help: ## list the targets
 
 # --- environments: one virtual environment; the second stamp adds what development needs
 
-$(VENV)/.run: pyproject.toml setup.py constraints.txt services/fedlearn/core/kernels.c
+$(VENV)/.run: pyproject.toml setup.py constraints.txt $(wildcard services/fedlearn/core/*.c)
 	@echo "Setting up $(VENV); this takes a minute or two, once."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fedlearn needs Python 3.11 or newer: set PYTHON=python3.11")'
 	@$(PYTHON) -m venv $(VENV)

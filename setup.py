@@ -1,4 +1,4 @@
-"""The compiled loops of core/kernels.c. All else is in pyproject.toml, where extensions are still an experiment."""
+"""The compiled loops of core. All else is in pyproject.toml, where extensions are still an experiment."""
 
 from setuptools import Extension, setup
 
@@ -6,7 +6,7 @@ setup(
     ext_modules=[
         Extension(
             "fedlearn.core._kernels",
-            ["services/fedlearn/core/kernels.c"],
+            ["services/fedlearn/core/kernels.c", "services/fedlearn/core/products.c"],
             extra_compile_args=["-std=c11", "-O3", "-ffp-contract=off"],
             optional=True,  # where there is no compiler it is left out, and numpy does its work
         )

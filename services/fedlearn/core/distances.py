@@ -10,10 +10,10 @@ from itertools import combinations_with_replacement, pairwise
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-Rows = npt.NDArray[np.float32]
-Floats = npt.NDArray[np.float64]
+from fedlearn.core import kernels
+from fedlearn.core.kernels import Floats, Rows
+
 Job = Callable[[], None]
 
 LANES = 8  # parts of a window's coordinates that are worked on at once, as far as there are cores
@@ -58,8 +58,11 @@ class Products:
     def result(self) -> Floats:
         products = _added(self._sums)
         for above, left in self._tiles:
-            if above != left:
-                products[left, above] = products[above, left].T
+            tile = products[above, left]
+            if above == left:
+                tile[:] = np.triu(tile) + np.triu(tile, 1).T
+            else:
+                products[left, above] = tile.T
         return products
 
 
@@ -100,7 +103,10 @@ def _edges(length: int, parts: int) -> list[slice]:
 
 
 def _add_products(above: Rows, left: Rows | None, sums: Floats) -> None:
-    """Of the updates `above` with those `left`, or with themselves, which BLAS makes in half the time."""
+    """Of the updates `above` with those `left`, or with themselves: then only what is not left of the diagonal counts."""
+    if left is None and kernels.multiplies(above, sums):
+        kernels.add_products(sums, above)
+        return
     for block in blocks(above):
         wide = above[:, block].astype(np.float64)
         sums += wide @ (wide if left is None else left[:, block].astype(np.float64)).T

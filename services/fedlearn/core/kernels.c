@@ -54,6 +54,20 @@ void add_weighted(double *restrict total, const float *const *restrict rows, con
     }
 }
 
+/* whether no value is NaN or infinite */
+FOR_ALL_PROCESSORS
+int all_finite(const float *restrict values, size_t count)
+{
+    uint32_t largest = 0; /* without their signs, the bits of floats are in the order of the floats */
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, values + i, sizeof bits);
+        bits &= INT32_MAX;
+        largest = bits > largest ? bits : largest;
+    }
+    return largest < 0x7f800000; /* infinity's; NaNs are above */
+}
+
 /* out[i] = the mean of column i's values number `first` to `first + kept - 1`, counted from the smallest, added up in that
    order. Row r begins at rows + r * stride. `network` holds pairs of rows: of each the smaller value goes to the first. */
 FOR_ALL_PROCESSORS

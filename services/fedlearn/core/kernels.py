@@ -1,5 +1,6 @@
-"""The loops over updates that numpy takes several passes for, compiled from `kernels.c` where a compiler was when the package
-was installed. Without it numpy does the same, to the last bit, and more slowly. Those of int8 are called by `rounding`.
+"""The loops over updates that numpy takes several passes for, compiled from `kernels.c` and `products.c` where a compiler was
+when the package was installed. Without it numpy does the same, to the last bit but for products, and more slowly. Those of int8
+are called by `rounding`.
 """
 
 import ctypes
@@ -10,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedlearn.core.updates import Vector
-
+Rows = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
 _MOST = 256  # rows that are ordered by the compiled loop, as in kernels.c
+_MULTIPLIED = 128  # rows, of which products.c makes inner products; of many more BLAS is as fast, on some processors faster
+_STRIP, _ROWS, _CACHE_LINE = 512, 4, 64  # as in products.c, the last in bytes
 _WINDOW = 1 << 14  # elements; without it, a window of the sum and of `_TOGETHER` rows, in float64, stay near the L2 cache
 _TOGETHER = 8
 
@@ -24,13 +26,16 @@ def load(path: str) -> ctypes.CDLL:
     library = ctypes.CDLL(path)
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
     library.add_weighted.argtypes = [pointer, pointer, pointer, size, size]
+    library.all_finite.argtypes = [pointer, size]
     library.mean_of_ordered.argtypes = [pointer, pointer, size, size, size, pointer, size, size, size]
+    library.add_products.argtypes = [pointer, pointer, size, size, size, pointer]
     library.round_blocks.argtypes = [pointer, pointer, pointer, pointer, size]
     library.scale_blocks.argtypes = [pointer, pointer, pointer, size, size]
     library.add_scaled.argtypes = [pointer, pointer, pointer, pointer, size, size, size]
-    for function in (library.add_weighted, library.mean_of_ordered, library.scale_blocks, library.add_scaled):
-        function.restype = None
-    library.round_blocks.restype = ctypes.c_int
+    without_result = "add_weighted", "mean_of_ordered", "add_products", "scale_blocks", "add_scaled"
+    for name in without_result:
+        getattr(library, name).restype = None
+    library.all_finite.restype = library.round_blocks.restype = ctypes.c_int
     return library
 
 
@@ -73,7 +78,7 @@ def addresses(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.uintp]:
     return np.array([address(array) for array in arrays], np.uintp)
 
 
-def add_weighted(total: Floats, rows: Sequence[Vector] | npt.NDArray[np.float32], factors: Sequence[float] | Floats) -> None:
+def add_weighted(total: Floats, rows: Sequence[Rows] | Rows, factors: Sequence[float] | Floats) -> None:
     """Add each row times its factor to `total`, in place, in float64 and in the order of the rows.
 
     Args:
@@ -90,17 +95,42 @@ def add_weighted(total: Floats, rows: Sequence[Vector] | npt.NDArray[np.float32]
     _library.add_weighted(address(total), address(begins), address(factors), len(rows), len(total))
 
 
-def orders(rows: npt.NDArray[np.float32], out: Floats) -> bool:
+def all_finite(values: npt.NDArray[Any]) -> bool:
+    """Whether no value is NaN or infinite; one pass, without a temporary where it can be."""
+    if _library is not None and plain(values, np.float32):
+        return bool(_library.all_finite(address(values), values.size))
+    # a sum is finite only if no element is NaN or infinite, unless it overflows
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(np.dot(values, values))) or bool(np.isfinite(values).all())
+
+
+def multiplies(rows: Rows, sums: Floats) -> bool:
+    """Whether `add_products` takes these."""
+    return _library is not None and 0 < len(rows) <= _MULTIPLIED and _strided(rows) and plain(sums, np.float64)
+
+
+def add_products(sums: Floats, rows: Rows) -> None:
+    """Add the inner product of each row with itself and with those after it to `sums`, in place; made and added in float64.
+
+    Args:
+        sums: shape (rows, rows); what it holds left of its diagonal is undefined afterwards.
+        rows: shape (rows, coordinates); `multiplies` has said yes to both.
+    """
+    assert _library is not None
+    count, width = rows.shape
+    if sums.shape != (count, count):
+        raise ValueError("sums don't fit the rows")
+    space = np.empty(8 * _STRIP * -(-count // _ROWS) * _ROWS + _CACHE_LINE, np.uint8)
+    begin = -(-address(space) // _CACHE_LINE) * _CACHE_LINE
+    _library.add_products(address(sums), address(rows), rows.strides[0] // rows.itemsize, count, width, begin)
+
+
+def orders(rows: Rows, out: Floats) -> bool:
     """Whether `mean_of_ordered` takes these."""
-    return (
-        _library is not None
-        and 0 < len(rows) <= _MOST
-        and all(plain(row, np.float32) for row in rows[:2])
-        and (plain(out, np.float64) and rows.strides[0] % rows.itemsize == 0 and rows.strides[0] >= 0)
-    )
+    return _library is not None and 0 < len(rows) <= _MOST and _strided(rows) and plain(out, np.float64)
 
 
-def mean_of_ordered(rows: npt.NDArray[np.float32], network: npt.NDArray[np.uint16], kept: range, out: Floats) -> None:
+def mean_of_ordered(rows: Rows, network: npt.NDArray[np.uint16], kept: range, out: Floats) -> None:
     """Write the mean of each column's values number `kept`, counted from the smallest, to `out`; added up in that order.
 
     Args:
@@ -122,7 +152,12 @@ def mean_of_ordered(rows: npt.NDArray[np.float32], network: npt.NDArray[np.uint1
     )
 
 
-def _add_by_numpy(total: Floats, rows: Sequence[Vector] | npt.NDArray[np.float32], factors: Floats) -> None:
+def _strided(rows: Rows) -> bool:
+    """Whether C sees each row as it is, and finds the next one."""
+    return all(plain(row, np.float32) for row in rows[:2]) and rows.strides[0] % rows.itemsize == 0 and rows.strides[0] >= 0
+
+
+def _add_by_numpy(total: Floats, rows: Sequence[Rows] | Rows, factors: Floats) -> None:
     groups = [slice(first, first + _TOGETHER) for first in range(0, len(rows), _TOGETHER)]
     # a row of one element alone would be summed in another order
     space = np.empty((1 + min(len(rows), _TOGETHER), max(2, min(_WINDOW, len(total)))))

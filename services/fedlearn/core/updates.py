@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fedlearn.core.errors import Code, Refusal
+from fedlearn.core.kernels import all_finite
 
 Vector = npt.NDArray[np.float32]
 
@@ -49,8 +50,5 @@ def check_finite(values: npt.NDArray[Any]) -> None:
     Raises:
         Refusal: `update_not_finite`.
     """
-    # one pass without a temporary: a sum is finite only if no element is NaN or infinite, unless it overflows
-    with np.errstate(over="ignore", invalid="ignore"):
-        finite = bool(np.isfinite(np.dot(values, values))) or bool(np.isfinite(values).all())
-    if not finite:
+    if not all_finite(values):
         raise Refusal(Code.UPDATE_NOT_FINITE, "The delta holds NaN or infinity.")

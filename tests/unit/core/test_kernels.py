@@ -116,6 +116,66 @@ def test_a_network_that_does_not_fit_is_no_memory_fault(library: CDLL, monkeypat
             kernels.mean_of_ordered(rows, network, kept, target)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 31, 128])
+def test_products_are_those_of_float64(library: CDLL, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_library", library)
+    for width in (1, 7, 8, 511, 512, 513, 1500):
+        rows = values("wide", (count, width + 3))[:, 1 : width + 1]
+        start = np.random.default_rng(width).normal(size=(count, count))
+        sums = start.copy()
+        assert kernels.multiplies(rows, sums)
+        kernels.add_products(sums, rows)
+        wide = rows.astype(np.float64)
+        on_and_right = np.triu_indices(count)
+        most = 1e-15 * width * (np.abs(start) + np.abs(wide) @ np.abs(wide).T)
+        assert (np.abs(sums - (start + wide @ wide.T)) <= most)[on_and_right].all()
+
+
+def test_a_product_is_added_up_in_the_documented_order(library: CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_library", library)
+    rows, sums = values("wide", (5, 1000)), np.zeros((5, 5))
+    kernels.add_products(sums, rows)
+    direct = np.zeros((5, 5))
+    for strip in (slice(0, 512), slice(512, 1000)):
+        wide = rows[:, strip].astype(np.float64)
+        lanes = np.zeros((5, 5, 8))
+        for column in range(wide.shape[1]):
+            lanes[..., column % 8] += np.outer(wide[:, column], wide[:, column])
+        a, b, c, d, e, f, g, h = np.moveaxis(lanes, -1, 0)
+        direct += ((a + e) + (c + g)) + ((b + f) + (d + h))
+    assert np.triu(sums).tobytes() == np.triu(direct).tobytes()
+
+
+def test_products_of_what_they_can_not_take_are_made_by_blas(library: CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
+    sums = np.zeros((3, 3))
+    for way, rows, taken in (
+        (library, values("plain", (3, 10)), True),
+        (library, values("plain", (10, 3)).T, False),
+        (library, values("plain", (3, 10))[::-1], False),
+        (library, values("plain", (129, 10)), False),
+        (None, values("plain", (3, 10)), False),
+    ):
+        monkeypatch.setattr(kernels, "_library", way)
+        assert kernels.multiplies(rows, sums) == taken
+    monkeypatch.setattr(kernels, "_library", library)
+    with pytest.raises(ValueError, match="don't fit"):
+        kernels.add_products(sums, values("plain", (4, 10)))
+
+
+@pytest.mark.parametrize("kind", ["plain", "denormal", "wide", "not finite"])
+def test_what_is_finite_is_known_either_way(both: Iterator[None], kind: str) -> None:
+    row = values(kind, (1, 999))[0]
+    for _ in both:
+        assert kernels.all_finite(row) == (kind != "not finite")
+        assert kernels.all_finite(row[:0])
+        for value in (np.nan, -np.nan, np.inf, -np.inf):
+            one = values("plain", (1, 999))[0]
+            one[998] = value
+            assert not kernels.all_finite(one)
+            assert not kernels.all_finite(one[::2])
+            assert kernels.all_finite(one[:998])
+
+
 def test_a_folded_update_gives_the_same_bits_either_way(both: Iterator[None]) -> None:
     updates = [Update(row, number) for number, row in enumerate(values("plain", (10, 3001)), start=1)]
     means = []
