@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from http.client import HTTPException
 
 from fedlearn.adapters.direct import Incoming
 from fedlearn.core.errors import Code, Outage
@@ -52,6 +51,6 @@ class Arriving:
     def _filled(self, out: memoryview) -> bool:
         try:
             self._incoming.fill(out)
-        except (OSError, HTTPException):
+        except OSError:
             return False
         return True
