@@ -13,6 +13,8 @@ from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import NoCredentialsError
 
+from fedlearn.adapters.connections import Endpoint
+
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
@@ -60,7 +62,8 @@ class UrlSigner:
     """Signs URLs for one bucket: the same as boto3's `generate_presigned_url`, which takes three times as long."""
 
     def __init__(self, bucket: str, settings: S3Settings) -> None:
-        self._start = f"{s3_client(settings).meta.endpoint_url}/{bucket}/"
+        endpoint_url = s3_client(settings).meta.endpoint_url
+        self._start, self._host = f"{endpoint_url}/{bucket}/", Endpoint(endpoint_url).host
         self._region, self._credentials = settings.region, _credentials(settings)
 
     def sign(
@@ -82,9 +85,8 @@ class UrlSigner:
         """
         if self._credentials is None:
             raise NoCredentialsError
-        request = AWSRequest(
-            method, self._start + quote(key, safe="/~"), headers=dict(headers or {}), params=dict(params or {})
-        )
+        known = {**(headers or {}), "host": self._host}  # otherwise it is found out of the URL, in a quarter of the time
+        request = AWSRequest(method, self._start + quote(key, safe="/~"), headers=known, params=dict(params or {}))
         frozen = self._credentials.get_frozen_credentials()  # so that a renewal in between does not mix two of them
         S3SigV4QueryAuth(frozen, "s3", self._region, expires=seconds).add_auth(request)
         return str(request.url)
