@@ -29,6 +29,7 @@ import numpy as np
 from deployments import CNN_SHAPES, cnn_plan
 from drawing import LIMIT, OURS, bars, canvas
 from fedlearn.aggregator.gathering import combine
+from fedlearn.config import AggregatorSettings
 from fedlearn.core.aggregation import WeightedSum
 from fedlearn.core.robust import GeometricMedian, Median, MultiKrum, NormBound, Rows, Rule, TrimmedMean
 from fedlearn.core.updates import Update
@@ -42,6 +43,7 @@ from results import Figure, show
 CORES = len(os.sched_getaffinity(0))
 PARAMETERS = sum(int(np.prod(shape)) for shape in CNN_SHAPES)
 GETTERS = 4
+SHIPPED = AggregatorSettings.model_fields["workers"].default
 MEDIUM, LARGE = 15_000_000, 1 << 25  # parameters: 60 and 134 MB
 SMALL, MANY = 199_210, 10_000  # the 2NN's parameters, and so many updates: of the CNN's size they would take 67 GB
 PARTS = ("memory", "robust", "storage", "peak")
@@ -95,7 +97,7 @@ def take_turns(contenders: Sequence[Contender], repetitions: int) -> None:
 def in_memory(updates: Sequence[Update], repetitions: int) -> list[Figure]:
     size = sum(update.delta.nbytes for update in updates)
     with ThreadPoolExecutor(CORES) as threads:
-        total = WeightedSum(PARAMETERS)
+        total, groups = WeightedSum(PARAMETERS), [updates[start : start + 8] for start in range(0, len(updates), 8)]
 
         def plain() -> None:
             acc, one = np.zeros(PARAMETERS, np.float32), np.empty(PARAMETERS, np.float32)
@@ -109,8 +111,9 @@ def in_memory(updates: Sequence[Update], repetitions: int) -> list[Figure]:
         reads = Contender("read", read, size)
         folds = Contender("fold", lambda: total.fold_all(updates, threads, CORES), size)
         one = Contender("fold one by one", lambda: [total.fold_all([update], threads, CORES) for update in updates], size)
+        eights = Contender("fold by eights", lambda: [total.fold_all(eight) for eight in groups], size)
         numpy = Contender("numpy in float32", plain, size)
-        take_turns((reads, folds, one, numpy), repetitions)
+        take_turns((reads, folds, one, eights, numpy), repetitions)
     return [
         Figure(READS, reads.rate, "GB/s", by_cpu=reads.by_cpu),
         Figure(NUMPY, numpy.rate, "GB/s", by_cpu=numpy.by_cpu / CORES),
@@ -123,6 +126,7 @@ def in_memory(updates: Sequence[Update], repetitions: int) -> list[Figure]:
             by_cpu=100 * folds.by_cpu / reads.by_cpu,
         ),
         Figure("fold them one by one, as they come", one.rate, "GB/s", by_cpu=one.by_cpu),
+        Figure("fold them by eights in one thread, as beside fetching", eights.rate, "GB/s", by_cpu=eights.by_cpu / CORES),
         Figure("CPU to fold", folds.cpu_per_gigabyte, "s/GB"),
     ]
 
@@ -213,7 +217,7 @@ def from_storage(count: int, repetitions: int, workers: int) -> list[Figure]:
         urls = [store.sign_get(sealed.key_of(*item), seconds=3600) for item in digests.items()]
         size = sealed.size_bytes
 
-        def fold() -> None:
+        def fold(workers: int) -> None:
             folding = sealed.folding()
             with ThreadPoolExecutor(workers) as threads:
                 list(threads.map(lambda item: folding.consider(*item), digests.items()))
@@ -236,10 +240,11 @@ def from_storage(count: int, repetitions: int, workers: int) -> list[Figure]:
                 list(threads.map(get_share, range(workers)))
 
         bare = Contender("bare", lambda: bare_gets(urls, size), count * size)
-        ours = Contender("fold", fold, count * size)
+        ours = Contender("fold", partial(fold, workers), count * size)
+        shipped = Contender("fold by the workers that are shipped", partial(fold, SHIPPED), count * size)
         gets = Contender("get", get_only, count * size)
         with watched(storage.pid) as served:
-            take_turns((bare, ours, gets), repetitions)
+            take_turns((bare, ours, gets, shipped), repetitions)
     return [
         Figure(GETS, bare.rate, "GB/s"),
         Figure("CPU of bare GETs, without the storage's", bare.cpu_per_gigabyte, "s/GB"),
@@ -248,7 +253,8 @@ def from_storage(count: int, repetitions: int, workers: int) -> list[Figure]:
         Figure("fetch, open, check and fold", ours.rate, "GB/s"),
         Figure("fetch, open, check and fold, of bare GETs", 100 * ours.share_of(bare), "%", at_least=80),
         Figure("CPU to fetch, open, check and fold", ours.cpu_per_gigabyte, "s/GB"),
-        Figure("CPU of the storage meanwhile", served[0] / (3 * (1 + repetitions) * count * size / 1e9), "s/GB"),
+        Figure(f"the same by {SHIPPED} workers, the default", shipped.rate, "GB/s"),
+        Figure("CPU of the storage meanwhile", served[0] / (4 * (1 + repetitions) * count * size / 1e9), "s/GB"),
     ]
 
 
