@@ -1,40 +1,26 @@
-"""Object storage by the S3 protocol.
-
-An outage is waited out by one loop here, and boto3's own retries are off: they count attempts, while a storage that restarts
-needs seconds.
-"""
+"""Object storage by the S3 protocol; `patience` knows which of its answers pass."""
 
 import base64
 import hashlib
-import random
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    CredentialRetrievalError,
-    HTTPClientError,
-    IncompleteReadError,
-    MetadataRetrievalError,
-    NoCredentialsError,
-    PartialCredentialsError,
-)
-from botocore.exceptions import ConnectionError as NotConnected
+from botocore.exceptions import BotoCoreError, ClientError
 
 from fedlearn.adapters.direct import Direct
+from fedlearn.adapters.patience import Patient, status
 from fedlearn.adapters.s3 import S3Settings, UrlSigner, s3_client
 from fedlearn.adapters.sources import Arriving, Held
 from fedlearn.config import StorageSettings
 from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
 from fedlearn.core.ports import Part, Source, StoredObject, UploadGrant
 from fedlearn.telemetry.metrics import storage as metrics
-from fedlearn.telemetry.metrics.storage import Fault, Operation
+from fedlearn.telemetry.metrics.storage import Operation
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import (
@@ -46,14 +32,9 @@ if TYPE_CHECKING:
         PutObjectRequestTypeDef,
     )
 
-Result = TypeVar("Result")
-
 _SIGNED_SECONDS = 300  # of a URL that is used at once; clocks may differ a little
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 2.0
 _SINGLE_BYTES, _PART_BYTES = 64 << 20, 16 << 20
 _KEYS_PER_DELETE = 1000  # S3's own limit
-_OUTAGES = (HTTPClientError, NotConnected, IncompleteReadError, CredentialRetrievalError, MetadataRetrievalError)
-_BUSY = frozenset({"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "ConditionalRequestConflict"})
 
 
 class S3ObjectStore:
@@ -64,8 +45,9 @@ class S3ObjectStore:
     """
 
     def __init__(self, bucket: str, settings: S3Settings, *, patience_seconds: float = 60.0) -> None:
-        self._bucket, self._patience = bucket, patience_seconds
+        self._bucket = bucket
         self._client = s3_client(replace(settings, public_endpoint_url=None))
+        self._patient = Patient(bucket, self._client, patience_seconds)
         # AWS' own endpoints may lie behind a proxy, and differ from bucket to bucket: boto3 knows about that
         self._direct = Direct(settings.endpoint_url) if settings.endpoint_url is not None else None
         self._own = UrlSigner(bucket, replace(settings, public_endpoint_url=None))
@@ -83,11 +65,11 @@ class S3ObjectStore:
             try:
                 return self._client.get_object(**request)["Body"].read()
             except ClientError as error:
-                if _status(error) == 416:  # the object ends before `start`
+                if status(error) == 416:  # the object ends before `start`
                     return b""
                 raise
 
-        body = self._call(Operation.GET, key, read)
+        body = self._patient.call(Operation.GET, key, read)
         metrics.READ_BYTES.inc(len(body))
         return body
 
@@ -131,7 +113,7 @@ class S3ObjectStore:
         request: PutObjectRequestTypeDef = {"Bucket": self._bucket, "Key": key, "Body": whole}
         if sha256 is not None:
             request["ChecksumSHA256"] = _checksum(sha256)
-        self._call(Operation.PUT, key, lambda: self._client.put_object(**request))
+        self._patient.call(Operation.PUT, key, lambda: self._client.put_object(**request))
         metrics.WRITTEN_BYTES.inc(len(whole))
 
     def put_once(self, key: str, body: bytes) -> bool:
@@ -147,13 +129,13 @@ class S3ObjectStore:
             try:
                 self._client.put_object(Bucket=self._bucket, Key=key, Body=body, IfNoneMatch="*", Metadata={"writer": writer})
             except ClientError as error:
-                if _status(error) != 412:
+                if status(error) != 412:
                     raise
                 # the answer to an earlier attempt may have been lost although it had written the object
                 return attempts > 1 and self._writer(key) == writer
             return True
 
-        written = self._call(Operation.PUT_ONCE, key, write)
+        written = self._patient.call(Operation.PUT_ONCE, key, write)
         metrics.WRITTEN_BYTES.inc(len(body) if written else 0)
         return written
 
@@ -162,17 +144,17 @@ class S3ObjectStore:
             try:
                 return self._client.head_object(Bucket=self._bucket, Key=key)["ContentLength"]
             except ClientError as error:
-                if _status(error) == 404:
+                if status(error) == 404:
                     return None
                 raise
 
-        return self._call(Operation.SIZE, key, look)
+        return self._patient.call(Operation.SIZE, key, look)
 
     def list(self, prefix: str) -> Sequence[StoredObject]:
         request: ListObjectsV2RequestTypeDef = {"Bucket": self._bucket, "Prefix": prefix}
         found: list[StoredObject] = []
         while True:
-            page = self._call(Operation.LIST, prefix, lambda: self._client.list_objects_v2(**request))
+            page = self._patient.call(Operation.LIST, prefix, lambda: self._client.list_objects_v2(**request))
             found += (StoredObject(entry["Key"], entry["Size"]) for entry in page.get("Contents", ()))
             if not page["IsTruncated"]:
                 # SeaweedFS lists what lies below `a/` before `a-b`, S3 the other way round
@@ -213,10 +195,10 @@ class S3ObjectStore:
                 part, number = bytes(body[start : start + _PART_BYTES]), len(parts) + 1
                 sha256 = base64.b64encode(hashlib.sha256(part).digest()).decode()
                 send = partial(self._client.upload_part, Bucket=self._bucket, Key=key, UploadId=upload_id, PartNumber=number)
-                sent = self._call(Operation.PARTS, key, partial(send, Body=part, ChecksumSHA256=sha256))
+                sent = self._patient.call(Operation.PARTS, key, partial(send, Body=part, ChecksumSHA256=sha256))
                 parts.append({"PartNumber": number, "ETag": sent["ETag"], "ChecksumSHA256": sha256})
             whole = partial(self._client.complete_multipart_upload, Bucket=self._bucket, Key=key, UploadId=upload_id)
-            self._call(Operation.PARTS, key, partial(whole, MultipartUpload={"Parts": parts}))
+            self._patient.call(Operation.PARTS, key, partial(whole, MultipartUpload={"Parts": parts}))
         except BaseException:
             with suppress(FedlearnError):
                 self._abort(key, upload_id)
@@ -226,7 +208,7 @@ class S3ObjectStore:
         def begin() -> str:
             return self._client.create_multipart_upload(Bucket=self._bucket, Key=key, ChecksumAlgorithm="SHA256")["UploadId"]
 
-        return self._call(Operation.PARTS, key, begin)
+        return self._patient.call(Operation.PARTS, key, begin)
 
     def sign_parts(self, key: str, upload_id: str, parts: Sequence[Part], *, seconds: int) -> Sequence[UploadGrant]:
         grants: list[UploadGrant] = []
@@ -255,12 +237,12 @@ class S3ObjectStore:
                 raise
             return True
 
-        return self._call(Operation.PARTS, key, join)
+        return self._patient.call(Operation.PARTS, key, join)
 
     def drop_parts(self, prefix: str) -> None:
         request: ListMultipartUploadsRequestTypeDef = {"Bucket": self._bucket, "Prefix": prefix}
         while True:
-            page = self._call(Operation.PARTS, prefix, lambda: self._client.list_multipart_uploads(**request))
+            page = self._patient.call(Operation.PARTS, prefix, lambda: self._client.list_multipart_uploads(**request))
             for upload in page.get("Uploads", ()):
                 self._abort(upload["Key"], upload["UploadId"])
             if not page.get("IsTruncated"):
@@ -274,17 +256,17 @@ class S3ObjectStore:
             try:
                 self._client.create_bucket(Bucket=self._bucket)
             except ClientError as error:
-                if _status(error) != 409:
+                if status(error) != 409:
                     raise
 
-        self._call(Operation.MAKE, "", create)
+        self._patient.call(Operation.MAKE, "", create)
 
     def _has(self, key: str, parts: Sequence[Part]) -> bool:
         """Whether the object is what these parts make up, by its checksum of checksums."""
         try:
             found = self._client.head_object(Bucket=self._bucket, Key=key, ChecksumMode="ENABLED")
         except ClientError as error:
-            if _status(error) == 404:
+            if status(error) == 404:
                 return False
             raise
         joined = hashlib.sha256(b"".join(bytes.fromhex(part.sha256) for part in parts))
@@ -295,10 +277,10 @@ class S3ObjectStore:
             try:
                 self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload_id)
             except ClientError as error:
-                if _status(error) != 404:
+                if status(error) != 404:
                     raise
 
-        self._call(Operation.PARTS, key, abort)
+        self._patient.call(Operation.PARTS, key, abort)
 
     def _sign(
         self,
@@ -313,7 +295,7 @@ class S3ObjectStore:
         try:
             return signer.sign(method, key, seconds, headers=headers, params=params)
         except BotoCoreError as error:
-            self._refuse(Operation.SIGN, key, error)
+            self._patient.refuse(Operation.SIGN, key, error)
 
     def _writer(self, key: str) -> str | None:
         return self._client.head_object(Bucket=self._bucket, Key=key)["Metadata"].get("writer")
@@ -327,47 +309,7 @@ class S3ObjectStore:
                 details: Any = {"Error": fault, "ResponseMetadata": {"HTTPStatusCode": status}}
                 raise ClientError(details, "DeleteObjects")
 
-        self._call(Operation.DELETE, keys[0], delete)
-
-    def _call(self, name: Operation, key: str, operation: Callable[[], Result]) -> Result:
-        """Call `operation`, again and again while the storage does not answer, until the patience has run out."""
-        with metrics.SECONDS.labels(name).time():
-            return self._insist(name, key, operation)
-
-    def _insist(self, name: Operation, key: str, operation: Callable[[], Result]) -> Result:
-        deadline, pause = time.monotonic() + self._patience, _FIRST_PAUSE_SECONDS
-        while True:
-            try:
-                return operation()
-            except (ClientError, BotoCoreError) as error:
-                if not _passes(error):
-                    self._refuse(name, key, error)
-                metrics.ERRORS.labels(name, Fault.OUTAGE).inc()
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    detail = f"The object storage has not answered for {self._patience:g} s: {error}"
-                    raise Outage(Code.STORAGE_UNAVAILABLE, detail) from error
-            time.sleep(min(left, pause * random.uniform(0.5, 1.0)))  # noqa: S311 - spreads retries, protects nothing
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-
-    def _refuse(self, name: Operation, key: str, error: ClientError | BotoCoreError) -> NoReturn:
-        where = f"{self._bucket}/{key}"
-        if isinstance(error, ClientError) and _status(error) == 404:
-            if error.response["Error"].get("Code") == "NoSuchKey":
-                raise Refusal(Code.NOT_FOUND, f"There is no object {where}.") from error
-            # NoSuchBucket, or nothing of S3: a storage that is being set up, or somebody who took the connection before it
-            # was there. It is waited for, as one that does not answer, and connected to anew
-            self._client.close()
-            metrics.ERRORS.labels(name, Fault.OUTAGE).inc()
-            raise Outage(Code.STORAGE_UNAVAILABLE, f"The object storage has no bucket {self._bucket} (yet).") from error
-        if isinstance(error, NoCredentialsError | PartialCredentialsError):
-            metrics.ERRORS.labels(name, Fault.DENIED).inc()
-            raise Refusal(Code.STORAGE_DENIED, "There is no credential for the object storage: set one.") from error
-        if isinstance(error, ClientError) and _status(error) in (401, 403):
-            metrics.ERRORS.labels(name, Fault.DENIED).inc()
-            raise Refusal(Code.STORAGE_DENIED, f"This credential does not allow the call on {where}: {error}") from error
-        metrics.ERRORS.labels(name, Fault.OTHER).inc()
-        raise Refusal(Code.BAD_REQUEST, f"The object storage does not take the call on {where}: {error}") from error
+        self._patient.call(Operation.DELETE, keys[0], delete)
 
 
 def object_store(settings: StorageSettings, bucket: str) -> S3ObjectStore:
@@ -392,15 +334,3 @@ def _bound(size_bytes: int, sha256: str) -> dict[str, str]:
 def _checksum(sha256: str) -> str:
     """A digest as S3 writes it."""
     return base64.b64encode(bytes.fromhex(sha256)).decode()
-
-
-def _status(error: ClientError) -> int:
-    return error.response["ResponseMetadata"]["HTTPStatusCode"]
-
-
-def _passes(error: ClientError | BotoCoreError) -> bool:
-    """Whether the same call may succeed later."""
-    if isinstance(error, ClientError):
-        status = _status(error)
-        return status >= 500 or status == 429 or error.response["Error"].get("Code") in _BUSY
-    return isinstance(error, _OUTAGES)
