@@ -191,7 +191,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def bare_gets(urls: Sequence[str], size: int) -> None:
-    """Nothing but GETs by `GETTERS` threads of Python's own client, each over one connection, into memory that is there already."""
+    """Nothing but GETs by `GETTERS` threads, each over one connection of Python's client, into memory that is there already."""
 
     def get(mine: Sequence[str]) -> None:
         target, buffer = urlsplit(mine[0]), memoryview(bytearray(size))
@@ -329,7 +329,7 @@ def main() -> None:
         elif part == "robust":
             found = robust((10, 32, 100), max(1, given.repetitions // 2))
         elif part == "storage":
-            found = from_storage(given.updates, given.repetitions, given.workers)
+            found = from_storage(given.updates, 3 * given.repetitions, given.workers)
         else:
             found = peaks(given.peaks)
         print(show(found), flush=True)
