@@ -43,8 +43,8 @@ def chaos(
     """Kill server, aggregator, devices and storage while rounds run, and check every version against a replay.
 
     With --outage-seconds storage and database are taken away as well, in each phase; with --postgresql as well, PostgreSQL.
-    The replay follows every strategy, rule and codec: how a device rounds to int8 follows from its seed, and what it keeps by
-    top_k from the rounds that it was in.
+
+    The replay follows every strategy, rule and codec: int8's chances come from the seed, and so does what top_k keeps.
     """
     try:
         from fedlearn.local.chaos import TASK, Arena, Kill, chaos_plan, fire

@@ -23,7 +23,7 @@ _BLOCK = 1024  # int8: so many values share a scale
 
 
 class Replay:
-    """A task's committed rounds in their order, since momenta, and what `top_k` has not sent, go from one to the next.
+    """A task's committed rounds in their order, since moments, and what `top_k` has not sent, go from one to the next.
 
     Args:
         seed: of the devices' updates.
@@ -34,7 +34,7 @@ class Replay:
         noise = np.random.Generator(np.random.SFC64(0)).random(2 * _PIECE, dtype=np.float32) - np.float32(0.5)
         self._noise = noise * np.float32(math.sqrt(12) * _SCALE)
         self._kept: dict[int, Vector] = {}
-        self._step = Steps(plan.aggregation, plan.parameters)
+        self._steps = Steps(plan.aggregation, plan.parameters)
 
     def after(self, base: Vector, number: int, examples: Mapping[int, int]) -> Floats:
         """The next version of `base`, as round `number` makes it.
@@ -43,7 +43,7 @@ class Replay:
             examples: of each contributor, by the number of its shard.
         """
         rows = np.stack([self.sent(shard, number) for shard in examples]).astype(np.float64)
-        return base + self._step.of(combined(self._plan.aggregation.rule, rows, np.array(list(examples.values()), np.float64)))
+        return base + self._steps.of(combined(self._plan.aggregation.rule, rows, np.array(list(examples.values()), np.float64)))
 
     def sent(self, shard: int, number: int) -> Vector:
         """What the aggregator reads of this shard's update; of `top_k` once a round, in which it counts."""
