@@ -75,12 +75,13 @@ docs: $(VENV)/.dev ## write what is generated: settings, metrics, dashboards, an
 KILLS ?= 50
 SEED ?= 0
 OUTAGE_SECONDS ?= 30
+CHAOS_FLAGS ?=
 
 .PHONY: chaos
-chaos: $(VENV)/.dev ## kill roles and take storage and database away, and check every version (KILLS=200 SEED=0)
-	@$(BIN)/fedlearn chaos --kills $(KILLS) --seed $(SEED) --outage-seconds $(OUTAGE_SECONDS)
+chaos: $(VENV)/.dev ## kill roles and take storage and database away, and check every version (KILLS=200 SEED=0 CHAOS_FLAGS=...)
+	@$(BIN)/fedlearn chaos --kills $(KILLS) --seed $(SEED) --outage-seconds $(OUTAGE_SECONDS) $(CHAOS_FLAGS)
 	@if $(BIN)/python -c 'import sys; from fedlearn.local.postgres import find_programs; sys.exit(find_programs() is None)'; \
-	then $(BIN)/fedlearn chaos --kills 0 --seed $(SEED) --outage-seconds $(OUTAGE_SECONDS) --postgresql; \
+	then $(BIN)/fedlearn chaos --kills 0 --seed $(SEED) --outage-seconds $(OUTAGE_SECONDS) --postgresql $(CHAOS_FLAGS); \
 	else echo "There is no PostgreSQL server here: its outages are left out."; fi
 
 .PHONY: pictures

@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,11 +14,16 @@ import pytest
 
 from fedlearn.adapters.database import DatabaseRoundStore
 from fedlearn.adapters.keyfiles import make_private_key
+from fedlearn.aggregator.publishing import KEPT_BYTES
 from fedlearn.core.errors import Code
+from fedlearn.core.ids import RoundId
 from fedlearn.core.rounds import Phase, Round, Standing
 from fedlearn.core.updates import Update
+from fedlearn.local.child import Child
 from fedlearn.local.processes import Service
+from fedlearn.local.seaweed import MODELS
 from fedlearn.protocol.messages import Assignment
+from fedlearn.protocol.tensors import state_of
 from support.trial import Trial, step
 from support.world import HandDevice, World, wait_for
 
@@ -30,11 +36,11 @@ def healthy(world: World) -> Iterator[None]:
         world.restart(*dead)
 
 
-def stored(trial: Trial) -> Round:
-    """Round 1 as the database says, whoever runs."""
+def stored(trial: Trial, number: int = 1) -> Round:
+    """A round as the database says, whoever runs."""
     store = DatabaseRoundStore(trial.world.environments["server"]["FEDLEARN_DATABASE_URL"])
     try:
-        return store.round(trial.id())
+        return store.round(trial.id(number))
     finally:
         store.close()
 
@@ -202,6 +208,66 @@ def test_an_aggregator_that_has_lost_its_key_gives_the_round_up_and_the_next_one
     finally:
         trial.cancel()
         trial.world.kill("aggregator")
+
+
+@pytest.mark.parametrize("rows", [784, 230_000], ids=["a small model", "a model that is written over its sum"])
+def test_an_aggregator_killed_between_state_and_model_publishes_what_it_would_have(
+    world: World, make_trial: Callable[..., Trial], rows: int
+) -> None:
+    """The second round's state of FedAdam lies there, and the model that names it does not."""
+    trial = make_trial(world, aggregation={"strategy": "fedadam"}, weights=[{"shape": [rows, 10]}, {"shape": [10]}])
+    assert (4 * trial.plan.parameters > KEPT_BYTES) == (rows > 784)
+    trial.submit(goal=3, rounds=2)
+    devices = trial.devices("a", "b", "c")
+    means = []
+    for number in (1, 2):
+        assignments = trial.assign(*devices)
+        assert {assignment.round for assignment in assignments} == {number}
+        if number == 2:
+            restart_to_die(world, trial.id(2))
+        updates = [trial.update(examples) for examples in (10, 200, 900)]
+        for device, assignment, update in zip(devices, assignments, updates, strict=True):
+            trial.bring(device, assignment, update)
+        means.append(np.average([update.delta.astype(np.float64) for update in updates], axis=0, weights=(10, 200, 900)))
+        if number == 1:
+            trial.reach(1, "committed")
+    assert world.aggregator.process.wait(30)
+    assert world.aggregator.process.status == -signal.SIGKILL
+    assert stored(trial, 2).phase is Phase.AGGREGATION
+    states, models = (kept(trial, kind) for kind in ("states", "models"))
+    assert (len(states), len(models)) == (2, 2), "a state of each round, version 0, and the first round's"
+
+    world.restart("aggregator")
+    assert trial.reach(2, "committed", "abandoned").phase == "committed"
+    assert kept(trial, "states") == states, "the second round's has been made again, to the last bit"
+    (published,) = kept(trial, "models") - models
+    named = state_of(world.store("aggregator", MODELS).get(published))
+    assert {f"{trial.name}/states/{named}.safetensors"} < states
+    # Reddi et al. 2021, algorithm 2; the moments are kept in float32
+    m, v = (0.1 * means[0]).astype(np.float32), (0.99 * np.float32(1e-8) + 0.01 * means[0] ** 2).astype(np.float32)
+    m, v = 0.9 * m.astype(np.float64) + 0.1 * means[1], 0.99 * v.astype(np.float64) + 0.01 * means[1] ** 2
+    expected = trial.model(1) + 0.003 * m / (np.sqrt(v) + 1e-4)
+    np.testing.assert_array_max_ulp(trial.model(2), expected.astype(np.float32), maxulp=1)
+    wait_for(lambda: trial.state() == "completed", "the task to complete")
+    with world.operator() as operator:
+        assert [round_.round for round_ in operator.rounds(trial.name)] == [1, 2]
+        assert [version.model.version for version in operator.models(trial.name)] == [0, 1, 2]
+
+
+def restart_to_die(world: World, round_id: RoundId) -> None:
+    """Another aggregator, which dies when it is about to write the model of this round."""
+    world.kill("aggregator")
+    program = [sys.executable, "-m", "support.mortal_aggregator", str(round_id)]
+    log = world.aggregator.log.with_name(f"aggregator-{world.aggregator.process.pid}.log")
+    environment = {**os.environ, **world.environments["aggregator"]}
+    child = Child(program, directory=Path(__file__).parents[1], environment=environment, log=log)
+    world.aggregator = world.services.add(Service("aggregator", child, log))
+    world.wait_until_ready()
+
+
+def kept(trial: Trial, kind: str) -> set[str]:
+    """The keys of the task's models or states."""
+    return {found.key for found in trial.world.store("aggregator", MODELS).list(f"{trial.name}/{kind}/")}
 
 
 @pytest.mark.parametrize(

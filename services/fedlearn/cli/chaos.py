@@ -12,6 +12,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fedlearn.cli.codecs import CodecOption, KeepOption
+from fedlearn.cli.strategies import RobustOption, StrategyOption, StrategyOptions
 from fedlearn.core.errors import Code, SetupError
 
 _TABLE_WIDTH = 120
@@ -31,21 +33,35 @@ def chaos(
     ] = 0.0,
     aggregators: Annotated[int, typer.Option(min=1, max=8, help="Aggregators that share each round.")] = 1,
     postgresql: Annotated[bool, typer.Option("--postgresql", help="On a PostgreSQL of its own instead of SQLite.")] = False,
+    strategy: StrategyOption = "fedavg",
+    robust: RobustOption = None,
+    strategy_option: StrategyOptions = None,
+    codec: CodecOption = "float32",
+    keep_fraction: KeepOption = None,
     out: Annotated[Path | None, typer.Option(help="A new directory for state and logs. Default: below runs/.")] = None,
 ) -> None:
     """Kill server, aggregator, devices and storage while rounds run, and check every version against a replay.
 
     With --outage-seconds storage and database are taken away as well, in each phase; with --postgresql as well, PostgreSQL.
+
+    The replay follows every strategy, rule and codec: int8's chances come from the seed, and so does what top_k keeps.
     """
     try:
-        from fedlearn.local.chaos import TASK, Arena, Kill, fire
+        from fedlearn.local.chaos import TASK, Arena, Kill, chaos_plan, fire
         from fedlearn.local.chaos_checks import faults, kill_table, orphans, recovery_table
         from fedlearn.local.chaos_outages import KINDS, outages
+        from fedlearn.local.options import name_parts
         from fedlearn.local.postgres import postgres_of_its_own
     except ModuleNotFoundError as error:
         raise SetupError(
             Code.SETTING_INVALID, f"'fedlearn chaos' needs {error.name}: install fedlearn[local,learning]."
         ) from error
+    goal = devices - 1
+    try:
+        parts = name_parts(strategy, robust, strategy_option or (), codec, keep_fraction, devices=devices, reports=goal)
+    except ValueError as error:
+        raise SetupError(Code.SETTING_INVALID, f"{error}. See 'fedlearn chaos --help'.") from error
+    plan = chaos_plan(*parts)
     console = Console(soft_wrap=True)
     console.width = max(console.width, _TABLE_WIDTH)
     directory = (out or Path("runs") / f"chaos-{datetime.now(UTC):%Y%m%d-%H%M%S}").absolute()
@@ -58,8 +74,8 @@ def chaos(
 
     with ExitStack() as stack:
         postgres = stack.enter_context(postgres_of_its_own()) if postgresql else None
-        arena = stack.enter_context(Arena(directory, devices, seed, aggregators=aggregators, postgres=postgres))
-        arena.submit(goal=devices - 1)
+        arena = stack.enter_context(Arena(directory, devices, seed, aggregators=aggregators, postgres=postgres, plan=plan))
+        arena.submit(goal=goal)
         done = fire(arena, kills, random.Random(seed), say)  # noqa: S311 - a repeatable choice
         if outage_seconds:
             done += outages(arena, outage_seconds, say)
@@ -80,8 +96,8 @@ def chaos(
         console.print(f"State and logs: {directory}")
         raise typer.Exit(1)
     console.print(
-        "Each version is the mean of its devices' updates, each counted once (to 1e-6); versions count up without a gap; "
-        "the updates bucket is empty; no process is left."
+        f"Each version is what {strategy} makes of the {robust or 'mean'} of its devices' updates, sent as {codec} and counted "
+        "once (to 1e-6); versions count up without a gap; the updates bucket is empty; no process is left."
     )
     for name in ("storage", "shards", "keys"):
         shutil.rmtree(directory / name, ignore_errors=True)

@@ -1,6 +1,6 @@
 """Rounds under fire: roles of a real deployment are killed by SIGKILL in chosen phases and started again, while rounds run.
 
-The devices' updates are a function of a seed, so that what each version must be can be computed apart (`chaos_checks`).
+The devices' updates are a function of a seed, so that what each version must be can be computed apart (`chaos_replay`).
 """
 
 import os
@@ -27,7 +27,8 @@ from fedlearn.local.postgres import Postgres
 from fedlearn.local.processes import Service, Services, start_program
 from fedlearn.local.seaweed import MODELS, UPDATES
 from fedlearn.local.storage import LocalStorage
-from fedlearn.protocol.plans import Plan
+from fedlearn.protocol.aggregations import Aggregation, FedAvgPlan
+from fedlearn.protocol.plans import Plan, TensorSpec, UpdateFormat, exact_ranges
 from fedlearn.protocol.tensors import decode_vector, encode_model, unflatten
 from fedlearn.protocol.views import Policy
 
@@ -57,13 +58,22 @@ class Kill:
         return self.name.partition("-")[0]
 
 
-def chaos_plan() -> Plan:
-    """A plan of 159,010 parameters; no Keras is needed."""
+def chaos_plan(aggregation: Aggregation | None = None, update: UpdateFormat | None = None) -> Plan:
+    """A plan of 159,010 parameters; no Keras is needed.
+
+    Args:
+        aggregation: FedAvg by default.
+        update: how updates travel, by default as float32.
+    """
     dense = {"module": "keras.layers", "class_name": "Dense", "config": {"units": 10}, "registered_name": None}
     architecture = {"module": "keras", "class_name": "Sequential", "config": {"layers": [dense]}}
-    weights = [{"shape": shape} for shape in ([784, 200], [200], [200, 10], [10])]
-    update = {"encoding": "float32"}  # so that a replay gives what was published, to 1e-6
-    return Plan.model_validate({"dataset": "mnist", "architecture": architecture, "weights": weights, "update": update})
+    weights = tuple(TensorSpec(shape=shape) for shape in ((784, 200), (200,), (200, 10), (10,)))
+    update = update or UpdateFormat(encoding="float32")
+    if update.encoding == "int8":  # as in a plan that is made of a model
+        update = update.model_copy(update={"exact": exact_ranges(weights)})
+    return Plan(
+        dataset="mnist", architecture=architecture, weights=weights, update=update, aggregation=aggregation or FedAvgPlan()
+    )
 
 
 class Arena:
@@ -75,6 +85,7 @@ class Arena:
         device_environment: what the device processes find beside their settings.
         aggregators: how many share each round; they are named aggregator, aggregator-1, and so on.
         postgres: the server's database is a new one of this PostgreSQL, instead of SQLite.
+        plan: the task's, as `chaos_plan` makes it.
     """
 
     def __init__(
@@ -86,9 +97,10 @@ class Arena:
         *,
         aggregators: int = 1,
         postgres: Postgres | None = None,
+        plan: Plan | None = None,
     ) -> None:
         self.aggregators = tuple(f"aggregator-{number}" if number else "aggregator" for number in range(aggregators))
-        self.directory, self.devices, self.seed, self.plan = directory, devices, seed, chaos_plan()
+        self.directory, self.devices, self.seed, self.plan = directory, devices, seed, plan or chaos_plan()
         self.storage = LocalStorage(directory / "storage", port=free_port())
         self.postgres = postgres
         self._device_environment = device_environment
@@ -178,7 +190,8 @@ class Arena:
     def submit(self, goal: int) -> None:
         """Begin with the task: rounds without end."""
         vector = np.random.default_rng(self.seed).normal(0, 0.05, self.plan.parameters).astype(np.float32)
-        policy = Policy(goal=goal, min_fraction=0.5, selection_timeout_seconds=60, reporting_timeout_seconds=60)
+        fraction = max(0.5, self.plan.aggregation.least_reports / goal)
+        policy = Policy(goal=goal, min_fraction=fraction, selection_timeout_seconds=60, reporting_timeout_seconds=60)
         with self._client() as client:
             client.submit(TASK, self.plan, encode_model(unflatten(vector, self.plan), self.plan), policy=policy)
 

@@ -1,6 +1,6 @@
 """What a run on one machine is asked to do, checked as a whole before anything is started."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from fedlearn.config import AggregatorSettings, Port
 from fedlearn.core.errors import Code, Refusal, SetupError
 from fedlearn.core.ids import MAX_AGGREGATORS
-from fedlearn.protocol.aggregations import name_aggregation, read_options
-from fedlearn.protocol.plans import ModelEncoding, check_combination, name_codec
+from fedlearn.protocol.aggregations import Aggregation, name_aggregation, read_options
+from fedlearn.protocol.plans import ModelEncoding, UpdateFormat, check_combination, name_codec
 
 _MIN_COHORT: int = AggregatorSettings.model_fields["min_cohort"].default
 
@@ -70,15 +70,15 @@ class MachineOptions(BaseModel):
         ports = [port for port in (self.server_port, self.aggregator_port, self.storage_port) if port]
         if len(set(ports)) < len(ports):
             raise ValueError("server, aggregator and storage need ports of their own")
-        try:
-            aggregation = name_aggregation(self.strategy, self.robust, **read_options(self.strategy_option))
-            check_combination(name_codec(self.codec, self.keep_fraction), aggregation)
-        except Refusal as refusal:
-            raise ValueError(refusal.detail.removesuffix(".")) from refusal
-        if aggregation.least_reports > self.devices:
-            raise ValueError(f"--robust {self.robust} needs {aggregation.least_reports} --devices or more")
-        if aggregation.mixed(self.devices) < _MIN_COHORT:
-            raise ValueError(f"--robust {self.robust} publishes a single device's update, which no aggregator here does")
+        name_parts(
+            self.strategy,
+            self.robust,
+            self.strategy_option,
+            self.codec,
+            self.keep_fraction,
+            devices=self.devices,
+            reports=self.devices,
+        )
         return self
 
 
@@ -136,6 +136,38 @@ def device_ports(first: int, processes: int) -> list[int]:
     if first == 0:
         return [0] * processes
     return [first + index if index < 2 else first + 98 + index for index in range(processes)]
+
+
+def name_parts(
+    strategy: str,
+    robust: str | None,
+    options: Sequence[str],
+    codec: str,
+    keep_fraction: float | None,
+    *,
+    devices: int,
+    reports: int,
+) -> tuple[Aggregation, UpdateFormat]:
+    """What these options say in a plan.
+
+    Args:
+        devices: how many there are.
+        reports: how many of them finish a round.
+
+    Raises:
+        ValueError: when they don't go together, or with so many devices.
+    """
+    try:
+        aggregation = name_aggregation(strategy, robust, **read_options(options))
+        update = name_codec(codec, keep_fraction)
+        check_combination(update, aggregation)
+    except Refusal as refusal:
+        raise ValueError(refusal.detail.removesuffix(".")) from refusal
+    if aggregation.least_reports > reports:
+        raise ValueError(f"--robust {robust} needs {aggregation.least_reports + devices - reports} --devices or more")
+    if aggregation.mixed(reports) < _MIN_COHORT:
+        raise ValueError(f"--robust {robust} publishes a single device's update, which no aggregator here does")
+    return aggregation, update
 
 
 Options = TypeVar("Options", bound=MachineOptions)
