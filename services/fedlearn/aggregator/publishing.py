@@ -120,8 +120,8 @@ class Publisher:
         buffer = memoryview(bytearray(4 * min(_PART, plan.parameters)))
         for part in _parts(plan.parameters, _PART):
             body = buffer[: 4 * (part.stop - part.start)]
-            self._models.get_into(base.key, body, start=len(header) + 4 * part.start)
-            digest.update(body)
+            # what is missing of an object must not be made up by what the memory held before
+            digest.update(body[: self._models.get_into(base.key, body, start=len(header) + 4 * part.start)])
             weights = np.frombuffer(body, "<f4").astype(np.float32, copy=False)
             for span in _parts(len(weights), step):
                 yield slice(part.start + span.start, part.start + span.stop), weights[span]
@@ -144,8 +144,7 @@ class Publisher:
         key, digest = state_key(task, sha256), hashlib.sha256()
         for part in _parts(len(states.memory), 4 * _PART):
             body = states.memory[part]
-            self._models.get_into(key, body, start=part.start)
-            digest.update(body)
+            digest.update(body[: self._models.get_into(key, body, start=part.start)])
         if digest.hexdigest() != sha256:
             raise _mismatch(key, sha256)
         return states.read()

@@ -127,6 +127,29 @@ def test_a_state_that_was_damaged_is_never_used(damaged: Callable[[bytes], bytes
     assert refusal.value.code is Code.MODEL_MISMATCH
 
 
+@pytest.mark.parametrize("of", ["state", "base"])
+def test_what_is_missing_at_the_end_is_not_made_up_by_what_the_memory_held_before(
+    of: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(plan_of("fedyogi"))
+    sealed = desk.round(1, desk.base)
+    model = desk.close(sealed, bring(sealed, updates_of(2), range(2)), Publisher(desk.models)).model.ref()
+    key = model.key if of == "base" else state_key(TASK, str(state_of(desk.models.get(model.key))))
+    whole, get_into = desk.models.get(key), desk.models.get_into
+    desk.models.put(key, whole[:-1])
+
+    def into_used_memory(name: str, out: memoryview, *, start: int = 0) -> int:
+        if name == key:
+            out[:] = whole[start : start + len(out)]
+        return get_into(name, out, start=start)
+
+    monkeypatch.setattr(desk.models, "get_into", into_used_memory)
+    sealed = desk.round(2, model)
+    with pytest.raises(Refusal) as refusal:
+        desk.close(sealed, bring(sealed, updates_of(2), range(2)), Publisher(desk.models))
+    assert refusal.value.code is Code.MODEL_MISMATCH
+
+
 @pytest.mark.parametrize("strategy", ["fedavg", "fedadam"])
 def test_a_model_that_is_not_finite_is_never_published(strategy: str) -> None:
     desk = Desk(plan_of(strategy, server_learning_rate=10))

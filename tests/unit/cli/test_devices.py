@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -65,12 +66,12 @@ class TestTheList:
         assert line.startswith("fedlearn-device-0 unfit: train.npz holds no example. ready")
 
     @pytest.mark.parametrize(
-        ("seconds", "words"), [(0.2, "0 s ago"), (119, "119 s ago"), (600, "10 min ago"), (7300, "2 h ago")]
+        ("seconds", "words"), [(0.2, r" \d s ago"), (100, r" 10\d s ago"), (600, " 10 min ago"), (7300, " 2 h ago")]
     )
     def test_says_when_a_device_was_heard_of_last(self, api: PlayedApi, seconds: float, words: str) -> None:
         then = datetime.now(UTC) - timedelta(seconds=seconds)
         _, line = self.serve(api, DEVICE.model_copy(update={"last_seen": then}))
-        assert words in line
+        assert re.search(words, line)
 
     def test_has_no_pods_where_there_is_no_cluster(self, api: PlayedApi) -> None:
         heading, _ = self.serve(api, DEVICE.model_copy(update={"pod": None}), cluster="none")
