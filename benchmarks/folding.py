@@ -327,7 +327,7 @@ def main() -> None:
             found = in_memory(updates, given.repetitions)
             del updates
         elif part == "robust":
-            found = robust((10, 32, 100), max(1, given.repetitions // 2))
+            found = robust((10, 32, 100), given.repetitions)
         elif part == "storage":
             found = from_storage(given.updates, 3 * given.repetitions, given.workers)
         else:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedlearn.adapters.operator import OperatorClient
-from fedlearn.cli.show import DEFAULT_SERVER, ServerOption
+from fedlearn.cli.show import DEFAULT_SERVER, ServerOption, make_table, print_table
 from fedlearn.core.errors import Code, SetupError
 from fedlearn.protocol.views import DeviceView, FleetView
 
@@ -32,7 +32,7 @@ def list_devices(
     if as_json:
         typer.echo(json.dumps(fleet.model_dump(mode="json"), indent=2))
         return
-    Console().print(_table(fleet))
+    print_table(_table(fleet))
     if fleet.cluster == "unavailable":
         Console(stderr=True).print(
             "The cluster does not answer the server: pods are shown as they were seen last.", soft_wrap=True
@@ -68,12 +68,10 @@ def scale_devices(
 
 def _table(fleet: FleetView) -> Table:
     now = datetime.now(UTC)
-    table = Table(box=None, pad_edge=False, header_style="bold")
     headings = ["device", "does", "examples", "seen", "runtime"]
     if fleet.cluster != "none":
         headings[2:2] = ["pod", "node"]
-    for heading in headings:
-        table.add_column(heading, overflow="fold", justify="right" if heading == "examples" else "left")
+    table = make_table(*headings, right=("examples",))
     for device in fleet.devices:
         cells = [device.device, _does(device), _count(device.examples), _ago(device.last_seen, now), device.runtime or "–"]
         if fleet.cluster != "none":

@@ -22,6 +22,7 @@ from fedlearn.cli.show import (
     number,
     percent,
     print_json,
+    print_table,
     say,
 )
 from fedlearn.core.errors import Code, Refusal, SetupError
@@ -47,7 +48,7 @@ def list_models(server: ServerOption = DEFAULT_SERVER, task: TaskOption = None, 
     if as_json:
         print_json(versions)
     else:
-        Console().print(_table(versions, None if current is None else current.version))
+        print_table(_table(versions, None if current is None else current.version))
 
 
 @app.command("show")

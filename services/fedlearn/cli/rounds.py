@@ -17,6 +17,7 @@ from fedlearn.cli.show import (
     number,
     percent,
     print_json,
+    print_table,
     say,
     seconds,
 )
@@ -73,7 +74,7 @@ def _list(server: str, task: str | None, as_json: bool, watch: bool) -> None:
     if as_json:
         print_json(found)
         return
-    Console().print(table([figures(round_, versions) for round_ in found if round_.phase in ("committed", "abandoned")]))
+    print_table(table([figures(round_, versions) for round_ in found if round_.phase in ("committed", "abandoned")]))
     for round_ in found:
         if round_.phase not in ("committed", "abandoned"):
             say(f"Round {round_.round} is in {round_.phase} for {seconds(round_.seconds)}.")
@@ -103,7 +104,7 @@ def show_round(
     if found.phase not in ("committed", "abandoned"):
         phases.add_row(found.phase, f"{seconds(max(0.0, found.seconds - sum(found.phase_seconds.values())))}, so far")
     say("")
-    Console().print(phases)
+    print_table(phases)
     say("")
     if not found.participants:
         say("No device was selected.")
@@ -111,7 +112,7 @@ def show_round(
     devices = make_table("device", "stands", "that is")
     for participant in found.participants:
         devices.add_row(participant.device, participant.standing, _meaning(participant))
-    Console().print(devices)
+    print_table(devices)
 
 
 def _watch(client: OperatorClient, task: str) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import BaseModel
@@ -12,6 +12,7 @@ from rich.table import Table
 from fedlearn.adapters.operator import OperatorClient
 from fedlearn.core.errors import Code, SetupError
 
+_NO_TERMINAL_WIDTH = 1000
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 ServerOption = Annotated[str, typer.Option("--server", envvar="FEDLEARN_SERVER_URL", help="The server's address.")]
 TokenOption = Annotated[
@@ -34,11 +35,20 @@ def newest_task(client: OperatorClient) -> str:
 
 
 def make_table(*headings: str, right: Sequence[str] = ()) -> Table:
-    """An empty table in the commands' style; columns of `right` are for numbers."""
+    """An empty table in the commands' style; columns of `right` are for numbers, and names, in the first, are never broken."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        table.add_column(heading, overflow="fold", justify="right" if heading in right else "left")
+    for place, heading in enumerate(headings):
+        justify: Literal["left", "right"] = "right" if heading in right else "left"
+        table.add_column(heading, overflow="fold", no_wrap=place == 0, justify=justify)
     return table
+
+
+def print_table(table: Table) -> None:
+    """Print to standard output, as wide as the terminal; where there is none, each row in one line, for those who search it."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, _NO_TERMINAL_WIDTH)
+    console.print(table)
 
 
 def say(sentence: object) -> None:

@@ -3,10 +3,19 @@
 from typing import Any
 
 import typer
-from rich.console import Console
 
 from fedlearn.adapters.operator import OperatorClient
-from fedlearn.cli.show import DEFAULT_SERVER, JsonOption, ServerOption, make_table, number, percent, print_json, say
+from fedlearn.cli.show import (
+    DEFAULT_SERVER,
+    JsonOption,
+    ServerOption,
+    make_table,
+    number,
+    percent,
+    print_json,
+    print_table,
+    say,
+)
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.protocol.views import RoundView, TaskView, VersionView
 
@@ -44,7 +53,7 @@ def status(server: ServerOption = DEFAULT_SERVER, as_json: JsonOption = False) -
             percent(task["accuracy"]),
             number(task["loss"], 4),
         )
-    Console().print(table)
+    print_table(table)
 
 
 def _unready(client: OperatorClient) -> str | None:

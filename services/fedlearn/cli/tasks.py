@@ -8,11 +8,20 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
-from rich.console import Console
 
 from fedlearn.adapters.operator import OperatorClient
 from fedlearn.cli.codecs import CodecOption, KeepOption, ModelEncodingOption
-from fedlearn.cli.show import DEFAULT_SERVER, JsonOption, ServerOption, TokenOption, make_table, percent, print_json, say
+from fedlearn.cli.show import (
+    DEFAULT_SERVER,
+    JsonOption,
+    ServerOption,
+    TokenOption,
+    make_table,
+    percent,
+    print_json,
+    print_table,
+    say,
+)
 from fedlearn.cli.strategies import ProximalOption, RobustOption, StrategyOption, StrategyOptions, min_fraction_for
 from fedlearn.core.errors import Code, Outage, Refusal, SetupError
 from fedlearn.protocol.aggregations import name_aggregation, read_options
@@ -177,7 +186,7 @@ def list_tasks(server: ServerOption = DEFAULT_SERVER, as_json: JsonOption = Fals
             percent(scores.get("accuracy")),
             f"{task.created_at:%Y-%m-%d %H:%M:%S}",
         )
-    Console().print(table)
+    print_table(table)
 
 
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="The task's name.")]

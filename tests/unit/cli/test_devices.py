@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.text import Text
 from typer.testing import CliRunner, Result
 
 from fedlearn.cli.app import build
@@ -72,6 +73,18 @@ class TestTheList:
         then = datetime.now(UTC) - timedelta(seconds=seconds)
         _, line = self.serve(api, DEVICE.model_copy(update={"last_seen": then}))
         assert re.search(words, line)
+
+    def test_is_a_line_for_each_device_where_nobody_s_terminal_is_narrow(self, api: PlayedApi) -> None:
+        api.answer("GET devices", Answer(body=FleetView(cluster="watching", devices=(DEVICE,)).model_dump(mode="json")))
+        result = CliRunner(env={"COLUMNS": "40"}).invoke(build(), ["devices", "--server", api.url])
+        assert len(result.output.splitlines()) == 2
+
+    def test_breaks_no_name_on_a_narrow_terminal(self, api: PlayedApi) -> None:
+        api.answer("GET devices", Answer(body=FleetView(cluster="watching", devices=(DEVICE,)).model_dump(mode="json")))
+        result = CliRunner(env={"COLUMNS": "80", "FORCE_COLOR": "1"}).invoke(build(), ["devices", "--server", api.url])
+        lines = Text.from_ansi(result.output).plain.splitlines()
+        assert max(map(len, lines)) <= 80
+        assert lines[1].startswith("fedlearn-device-0 ")
 
     def test_has_no_pods_where_there_is_no_cluster(self, api: PlayedApi) -> None:
         heading, _ = self.serve(api, DEVICE.model_copy(update={"pod": None}), cluster="none")
