@@ -1,4 +1,4 @@
-/* Inner products of float32 rows in float64, a tile of pairs at a time: distances.py calls it for few rows, where BLAS takes two
+/* Inner products of float32 rows in float64, a tile of pairs at a time: kernels.py calls it for few rows, where BLAS takes two
    to three times as long.
 
    It gives the same bits on every processor: column c of a strip is added to sum number c % LANES, strip by strip, and the sums
@@ -10,8 +10,8 @@
 
 enum {
     LANES = 8,   /* sums that are kept for each pair of rows */
-    STRIP = 512, /* columns; of a tile's rows they stay in the first-level cache. distances.py knows this as well */
-    ROWS = 4     /* rows are filled up with zeros to a multiple; distances.py knows this as well */
+    STRIP = 512, /* columns; of a tile's rows they stay in the first-level cache. kernels.py knows this as well */
+    ROWS = 4     /* rows are filled up with zeros to a multiple; kernels.py knows this as well */
 };
 
 /* so many sums as a register of the processor holds */
