@@ -1,6 +1,6 @@
 """HTTP/1.1 over one connection, a request at a time: httptools reads the heads of answers, and bodies go straight into memory.
 
-`http.client` reads each head as an e-mail, and takes two calls for each part of a body that has come; this one for each piece.
+`http.client` reads each head as an e-mail, and takes two calls for each part of a body that has come; here one takes a piece.
 """
 
 import socket
