@@ -29,8 +29,8 @@ from fedlearn.data.shards import cut, write_shard
 from fedlearn.local.launcher import Launcher
 from fedlearn.local.options import RunOptions
 from fedlearn.local.run import submission
-from folding import cpu_seconds
 from results import Figure, show
+from turns import cpu_seconds
 
 PARTS: dict[str, tuple[Literal["synthetic", "keras"], int, int]] = {"numpy": ("synthetic", 1000, 4), "keras": ("keras", 200, 2)}
 """The learner, how many devices, and in how many processes."""

@@ -15,7 +15,6 @@ environment of its own, `.venv-flower`, which `make bench` sets up.
 """
 
 import argparse
-import os
 import statistics
 import tempfile
 import time
@@ -31,8 +30,8 @@ from fedlearn.core.aggregation import WeightedSum
 from fedlearn.core.updates import Update
 from flower_programs import Flower, Rounds
 from results import Figure, show
+from turns import CORES
 
-CORES = len(os.sched_getaffinity(0))
 PARTS = ("sum", "deployed", "simulated")
 PARAMETERS = sum(int(np.prod(shape)) for shape in CNN_SHAPES)
 UPDATES, SUM_TURNS, REPETITIONS = 100, 3, 5

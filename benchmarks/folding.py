@@ -2,26 +2,21 @@
 
 Rows that are compared take turns within each repetition, so that a slow moment of the machine hits them alike; figures are
 medians, ratios are medians of each repetition's ratio. Bare GETs are those of Python's own HTTP client, which only reads; ours
-cost less by now, so what they reach stands there too. Updates are random, so that nothing compresses away, and of the CNN's
-size (1,663,370 float32) where no other is named; but of 100 updates the robust rules combine 671,088 each, 256 MiB in all.
+cost less by now, so what they reach stands there too. The storage runs on the same cores, and takes as much of them as who
+reads; so both are measured once more with a core each, as if the storage were on a machine of its own. Updates are random, so
+that nothing compresses away, and of the CNN's size (1,663,370 float32) where no other is named; but of 100 updates the robust
+rules combine 671,088 each, 256 MiB in all.
 
     python benchmarks/folding.py [--repetitions N] [--updates N] [--part memory|robust|storage|peak ...]
         [--peaks 10 100 1000] [--out docs/images/folding.png]
 """
 
 import argparse
-import http.client
 import os
-import statistics
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as the aggregator has it
 
@@ -30,69 +25,23 @@ import numpy as np
 from deployments import CNN_SHAPES, cnn_plan
 from drawing import LIMIT, OURS, bars, canvas
 from fedlearn.aggregator.gathering import combine
-from fedlearn.config import AggregatorSettings
 from fedlearn.core.aggregation import WeightedSum
 from fedlearn.core.robust import GeometricMedian, Median, MultiKrum, NormBound, Rows, Rule, TrimmedMean
 from fedlearn.core.updates import Update
-from fedlearn.local.seaweed import UPDATES
-from fedlearn.local.storage import LocalStorage
-from fedlearn.protocol.envelope import layout_of
 from fedlearn.protocol.plans import Plan
-from folding_round import SealedUpdates, peak_of, ring_megabytes, robust_megabytes
+from folding_round import peak_of, ring_megabytes, robust_megabytes
+from from_storage import FOLDS, GETS, OUR_GETS, from_storage
 from results import Figure, show
+from turns import CORES, Contender, take_turns
 
-CORES = len(os.sched_getaffinity(0))
 PARAMETERS = sum(int(np.prod(shape)) for shape in CNN_SHAPES)
-GETTERS = 4
-SHIPPED = AggregatorSettings.model_fields["workers"].default
 MEDIUM, LARGE = 15_000_000, 1 << 25  # parameters: 60 and 134 MB
 SMALL, MANY = 199_210, 10_000  # the 2NN's parameters, and so many updates: of the CNN's size they would take 67 GB
 PARTS = ("memory", "robust", "storage", "peak")
 READS, NUMPY = f"memory, read by {CORES} cores (numpy's max)", "numpy `acc += n * delta`, float32, one core"
-GETS = f"bare GETs of the same objects, {GETTERS} at once"
 LIMITS = (READS, NUMPY, GETS)
 IN_MEMORY = (READS, NUMPY, "fold decoded updates, float64", "fold them one by one, as they come")
-FROM_STORAGE = (GETS, "our GETs, folding nothing", "fetch, open, check and fold")
-
-
-@dataclass(slots=True)
-class Contender:
-    """One thing that is timed: `action` goes through `size` bytes."""
-
-    name: str
-    action: Callable[[], object]
-    size: int
-    seconds: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-
-    @property
-    def rate(self) -> float:
-        return self.size / statistics.median(self.seconds) / 1e9
-
-    @property
-    def cpu_per_gigabyte(self) -> float:
-        return statistics.median(self.cpu) / (self.size / 1e9)
-
-    @property
-    def by_cpu(self) -> float:
-        """GB/s if it had all cores to itself: what a busy machine's clock can't say."""
-        return CORES / self.cpu_per_gigabyte
-
-    def share_of(self, other: "Contender") -> float:
-        """The median over repetitions of this one's rate by the other's."""
-        rates = [(self.size / mine) / (other.size / theirs) for mine, theirs in zip(self.seconds, other.seconds, strict=True)]
-        return statistics.median(rates)
-
-
-def take_turns(contenders: Sequence[Contender], repetitions: int) -> None:
-    for contender in contenders:
-        contender.action()  # warms up
-    for _ in range(repetitions):
-        for contender in contenders:
-            wall, cpu = time.perf_counter(), time.process_time()
-            contender.action()
-            contender.seconds.append(time.perf_counter() - wall)
-            contender.cpu.append(time.process_time() - cpu)
+FROM_STORAGE = (GETS, OUR_GETS, FOLDS)
 
 
 def in_memory(updates: Sequence[Update], repetitions: int) -> list[Figure]:
@@ -176,90 +125,6 @@ def robust(counts: Sequence[int], repetitions: int) -> list[Figure]:
     return figures
 
 
-@contextmanager
-def watched(pid: int) -> Iterator[list[float]]:
-    """The CPU seconds that a process takes within it, as the only entry of the list once it has ended."""
-    seconds: list[float] = []
-    before = cpu_seconds(pid)
-    yield seconds
-    seconds.append(cpu_seconds(pid) - before)
-
-
-def cpu_seconds(pid: int) -> float:
-    spent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-    return sum(map(int, spent)) / os.sysconf("SC_CLK_TCK")
-
-
-def bare_gets(urls: Sequence[str], size: int) -> None:
-    """Nothing but GETs by `GETTERS` threads, each over one connection of Python's client, into memory that is there already."""
-
-    def get(mine: Sequence[str]) -> None:
-        target, buffer = urlsplit(mine[0]), memoryview(bytearray(size))
-        connection = http.client.HTTPConnection(target.hostname or "", target.port)
-        for url in mine:
-            parts = urlsplit(url)
-            connection.request("GET", f"{parts.path}?{parts.query}")
-            answer, got = connection.getresponse(), 0
-            while got < size:
-                got += answer.readinto(buffer[got:])
-            answer.read()
-        connection.close()
-
-    with ThreadPoolExecutor(GETTERS) as threads:
-        list(threads.map(get, [urls[number::GETTERS] for number in range(GETTERS)]))
-
-
-def from_storage(count: int, repetitions: int, workers: int) -> list[Figure]:
-    plan = cnn_plan()
-    with tempfile.TemporaryDirectory() as directory, LocalStorage(Path(directory)) as storage:
-        store = storage.store("aggregator", UPDATES)
-        sealed = SealedUpdates(plan, store)
-        digests = sealed.bring(range(count))
-        urls = [store.sign_get(sealed.key_of(*item), seconds=3600) for item in digests.items()]
-        size = sealed.size_bytes
-
-        def fold(workers: int) -> None:
-            folding = sealed.folding()
-            with ThreadPoolExecutor(workers) as threads:
-                list(threads.map(lambda item: folding.consider(*item), digests.items()))
-            assert folding.counts().folded.keys() == digests.keys()
-
-        keys = [sealed.key_of(*item) for item in digests.items()]
-        pieces = [memoryview(bytearray(layout_of(plan).longest_piece)) for _ in range(workers)]
-
-        def get_share(number: int) -> None:
-            for key in keys[number::workers]:
-                with store.reading(key) as source:
-                    left = source.size
-                    while left:
-                        length = min(left, len(pieces[number]))
-                        source.fill(pieces[number][:length])
-                        left -= length
-
-        def get_only() -> None:
-            with ThreadPoolExecutor(workers) as threads:
-                list(threads.map(get_share, range(workers)))
-
-        bare = Contender("bare", lambda: bare_gets(urls, size), count * size)
-        ours = Contender("fold", partial(fold, workers), count * size)
-        shipped = Contender("fold by the workers that are shipped", partial(fold, SHIPPED), count * size)
-        gets = Contender("get", get_only, count * size)
-        with watched(storage.pid) as served:
-            take_turns((bare, ours, gets, shipped), repetitions)
-    return [
-        Figure(GETS, bare.rate, "GB/s"),
-        Figure("CPU of bare GETs, without the storage's", bare.cpu_per_gigabyte, "s/GB"),
-        Figure("our GETs, folding nothing", gets.rate, "GB/s"),
-        Figure("CPU of our GETs", gets.cpu_per_gigabyte, "s/GB"),
-        Figure("fetch, open, check and fold", ours.rate, "GB/s"),
-        Figure("fetch, open, check and fold, of bare GETs", 100 * ours.share_of(bare), "%", at_least=80),
-        Figure("the same, of our GETs", 100 * ours.share_of(gets), "%"),
-        Figure("CPU to fetch, open, check and fold", ours.cpu_per_gigabyte, "s/GB"),
-        Figure(f"fetch, open, check and fold by {SHIPPED} workers, the default", shipped.rate, "GB/s"),
-        Figure("CPU of the storage meanwhile", served[0] / (4 * (1 + repetitions) * count * size / 1e9), "s/GB"),
-    ]
-
-
 def peaks(counts: Sequence[int]) -> list[Figure]:
     """Peak memory of a process that folds so many updates, above what it has before the first."""
     cnn, small, medium, large = cnn_plan(), plan_of(SMALL), plan_of(MEDIUM), plan_of(LARGE)
@@ -312,7 +177,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--updates", type=int, default=40)
-    parser.add_argument("--workers", type=int, default=4, help="updates that are fetched and opened at once")
     parser.add_argument("--part", choices=PARTS, action="append")
     parser.add_argument("--peaks", type=int, nargs="*", default=[10, 100, 1000])
     parser.add_argument("--out", type=Path, help="a picture beside the machine's limits")
@@ -329,7 +193,7 @@ def main() -> None:
         elif part == "robust":
             found = robust((10, 32, 100), given.repetitions)
         elif part == "storage":
-            found = from_storage(given.updates, 3 * given.repetitions, given.workers)
+            found = from_storage(given.updates, 3 * given.repetitions)
         else:
             found = peaks(given.peaks)
         print(show(found), flush=True)

@@ -24,6 +24,7 @@ from fedlearn.aggregator.folding import LARGE_BYTES, Folding
 from fedlearn.aggregator.forms import form_of
 from fedlearn.aggregator.layout import Descriptor, update_key
 from fedlearn.aggregator.publishing import Publisher
+from fedlearn.config import AggregatorSettings
 from fedlearn.core.distances import LANES, Products
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.ports import ObjectStore
@@ -38,7 +39,7 @@ from fedlearn.protocol.sealing import SealingKey, identity_from_pem, identity_to
 from fedlearn.protocol.tensors import ModelFile
 
 ROUND = RoundId(TaskId("folding"), 1)
-WORKERS = 4
+WORKERS: int = AggregatorSettings.model_fields["workers"].default
 _LOT = 50
 _NO_BASE = ModelRef(0, "folding/models/0.safetensors", "0" * 64, 1)
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from folding import CORES, Contender, take_turns
 from results import Figure, show
+from turns import CORES, Contender, take_turns
 
 BYTES = 256 << 20
 _CHUNK = 1 << 20

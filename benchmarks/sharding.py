@@ -42,9 +42,9 @@ from fedlearn.local.seaweed import UPDATES
 from fedlearn.local.storage import LocalStorage
 from fedlearn.protocol.plans import read_plan
 from fedlearn.protocol.sealing import SealingKey, identity_from_pem, identity_to_pem
-from folding import watched
 from folding_round import ROUND, WORKERS, SealedUpdates
 from results import Figure, show
+from turns import watched
 
 CORES = sorted(os.sched_getaffinity(0))[:2]
 WHYS = {
