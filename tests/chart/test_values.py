@@ -111,7 +111,9 @@ def test_what_the_schema_does_not_know_or_allow_is_refused(given: dict[str, Any]
     [
         ({"device": {"replicas": 11}}, "raise device.data.totalShards"),
         ({"device": {"data": {"source": "directory"}}}, "device.data.existingClaim"),
-        ({"task": {"goal": 1}}, "aggregator.minCohort"),
+        ({"task": {"goal": 1}}, "close with reports of 1.* aggregator.minCohort = 2 .* raise task.minFraction or task.goal"),
+        ({"task": {"goal": 2}}, "close with reports of 1.* aggregator.minCohort"),
+        ({"task": {"goal": 5}, "aggregator": {"minCohort": 4}}, "close with reports of 3.* aggregator.minCohort = 4"),
         ({"objectStore": {"server": {"accessKey": "key"}}}, "accessKey and secretKey go together"),
         ({"objectStore": {"server": {"existingSecret": "s"}}}, "or for none"),
         ({"objectStore": {"endpoint": "https://s3.example.com"}}, "objectStore.seaweedfs.enabled to false"),
@@ -124,6 +126,19 @@ def test_what_the_schema_does_not_know_or_allow_is_refused(given: dict[str, Any]
 def test_values_that_contradict_each_other_fail_with_the_way_out(given: dict[str, Any], way_out: str) -> None:
     with pytest.raises(HelmError, match=way_out):
         render(given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"task": {"goal": 2, "minFraction": 0.6}},
+        {"task": {"goal": 5}, "aggregator": {"minCohort": 3}},
+        {"task": {"goal": 1, "enabled": False}},
+    ],
+    ids=["rounded up", "just enough", "no task"],
+)
+def test_values_that_go_together_are_taken(given: dict[str, Any]) -> None:
+    assert render(given).manifests
 
 
 def test_notes_tell_of_a_goal_that_the_fleet_can_t_reach() -> None:

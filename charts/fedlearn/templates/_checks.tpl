@@ -8,8 +8,12 @@
 {{- if and (eq $device.data.source "directory") (not $device.data.existingClaim) -}}
 {{- fail "device.data.source is directory: name the claim that holds the directories 0, 1, … in device.data.existingClaim" -}}
 {{- end -}}
-{{- if and .Values.task.enabled (lt (int .Values.task.goal) (int .Values.aggregator.minCohort)) -}}
-{{- fail (printf "task.goal is %v, but the aggregator publishes nothing of fewer than aggregator.minCohort = %v devices: raise the one or lower the other" .Values.task.goal .Values.aggregator.minCohort) -}}
+{{- $task := .Values.task -}}
+{{- if $task.enabled -}}
+{{- $fewest := ceil (mulf $task.goal $task.minFraction) -}}
+{{- if lt (int $fewest) (int .Values.aggregator.minCohort) -}}
+{{- fail (printf "by task.goal = %v and task.minFraction = %v a round may close with reports of %v, but the aggregator publishes nothing of fewer than aggregator.minCohort = %v devices: raise task.minFraction or task.goal" $task.goal $task.minFraction $fewest .Values.aggregator.minCohort) -}}
+{{- end -}}
 {{- end -}}
 {{- range $role := list "server" "aggregator" -}}
 {{- $given := index $store $role -}}
