@@ -14,6 +14,12 @@
 {{- if lt (int $fewest) (int .Values.aggregator.minCohort) -}}
 {{- fail (printf "by task.goal = %v and task.minFraction = %v a round may close with reports of %v, but the aggregator publishes nothing of fewer than aggregator.minCohort = %v devices: raise task.minFraction or task.goal" $task.goal $task.minFraction $fewest .Values.aggregator.minCohort) -}}
 {{- end -}}
+{{- if and $task.keepFraction (ne $task.codec "top_k") -}}
+{{- fail (printf "task.keepFraction is of top_k, and task.codec is %s: leave keepFraction null, or set codec to top_k" $task.codec) -}}
+{{- end -}}
+{{- if and $task.robust (eq $task.codec "top_k") -}}
+{{- fail (printf "task.codec top_k goes with the weighted mean only: leave task.robust empty instead of %s, or take another codec" $task.robust) -}}
+{{- end -}}
 {{- end -}}
 {{- range $role := list "server" "aggregator" -}}
 {{- $given := index $store $role -}}
