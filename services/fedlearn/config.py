@@ -172,7 +172,7 @@ class AggregatorSettings(_Service):
     manual: bool = Field(
         False, description="Fold at `/aggregate_models`, report at `/send_model_secagg`: the walk-through, open to anybody."
     )
-    workers: int = Field(2, ge=1, le=64, description="Updates that are fetched and opened at once.")
+    workers: int = Field(4, ge=1, le=64, description="Updates that are fetched and opened at once.")
     save_every: int = Field(
         100,
         ge=1,

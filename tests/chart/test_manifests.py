@@ -1,14 +1,19 @@
 """What the chart is made of: valid for every Kubernetes, consistent in itself, and as the issue wants it."""
 
+import inspect
 from collections.abc import Iterator
 from functools import cache
 from itertools import chain
+from typing import Any
 
 import kubernetes_validate
 import pytest
 from helm_python import lint
+from typer.main import get_command
 
 from fedlearn import __version__, config
+from fedlearn.cli import tasks
+from fedlearn.protocol.aggregations import GeometricMedianPlan, name_aggregation, read_options
 from support.chart import CHART, SEVERAL, Manifest, Rendered, chart, render, values
 
 VERSIONS = [f"1.{minor}" for minor in range(30, int(kubernetes_validate.latest_version().split(".")[1]) + 1)]
@@ -212,6 +217,47 @@ class TestDeviceData:
         else:
             assert mount == {"name": "state", "mountPath": "/state"}
             assert {"name": "state", "emptyDir": {}} in pod.spec["volumes"]
+
+
+class TestTask:
+    """The Job's arguments, read as its command reads them."""
+
+    @staticmethod
+    def submitted(**given: Any) -> dict[str, Any]:
+        arguments = render({"task": given}).pods["task"].main["args"]
+        assert arguments[:2] == ["tasks", "submit-builtin"]
+        commands = get_command(tasks.app).commands  # type: ignore[attr-defined]  # several commands are a group
+        return commands["submit-builtin"].make_context("submit-builtin", arguments[2:]).params  # type: ignore[no-any-return]
+
+    def test_is_the_one_that_it_was_before_strategy_and_codec_could_be_named(self) -> None:
+        """An upgrade submits it once more: with a plan of another digest it would be another task, and be refused."""
+        options = ("strategy", "robust", "strategy_option", "proximal_mu", "codec", "keep_fraction", "model_encoding")
+        defaults = inspect.signature(tasks.submit_builtin).parameters
+        submitted = self.submitted()
+        assert {name: submitted[name] or None for name in options} == {name: defaults[name].default or None for name in options}
+
+    def test_has_the_strategy_and_the_rule_of_the_values(self) -> None:
+        options = {"keep": 1_000_000, "byzantine": 2, "tau": 1e-7, "server_learning_rate": 0.5}
+        found = self.submitted(strategy="fedyogi", robust="multi_krum", strategyOptions=options, proximalMu=0.05)
+        aggregation = name_aggregation(found["strategy"], found["robust"], **read_options(found["strategy_option"]))
+        assert aggregation == name_aggregation("fedyogi", "multi_krum", **options)
+        assert found["proximal_mu"] == 0.05
+
+    def test_has_options_that_are_no_numbers(self) -> None:
+        found = self.submitted(robust="geometric_median", strategyOptions={"weighted": True})
+        rule = name_aggregation(found["strategy"], found["robust"], **read_options(found["strategy_option"])).rule
+        assert rule == GeometricMedianPlan(name="geometric_median", weighted=True)
+
+    def test_has_its_options_in_one_order_however_they_are_written(self) -> None:
+        options = {"tau": 0.01, "beta_1": 0.5, "beta_2": 0.9}
+        one, other = (
+            self.submitted(strategy="fedadam", strategyOptions=dict(o)) for o in (options.items(), reversed(options.items()))
+        )
+        assert one["strategy_option"] == other["strategy_option"] == ["beta_1=0.5", "beta_2=0.9", "tau=0.01"]
+
+    def test_has_the_codec_and_the_encoding_of_the_values(self) -> None:
+        found = self.submitted(codec="top_k", keepFraction=0.00001, modelEncoding="float16")
+        assert (found["codec"], found["keep_fraction"], found["model_encoding"]) == ("top_k", 0.00001, "float16")
 
 
 class TestSettings:

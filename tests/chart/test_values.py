@@ -1,12 +1,14 @@
 """The values: a closed schema, defaults that agree with it, a file that sets everything, a README that is generated from it."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from helm_python import HelmError
 
+from fedlearn.protocol.aggregations import Aggregation, Rule
+from fedlearn.protocol.plans import Codec, ModelEncoding
 from support.chart import CHART, chart, render, values
 from support.chart_readme import README, generated
 
@@ -71,6 +73,7 @@ def test_the_full_file_sets_every_value_to_something_else() -> None:
     same = {path for path in full if full[path] == ours[path]}
     assert same == {
         "networkPolicy.enabled",
+        "task.keepFraction",
         "aggregator.identity.privateKey",
         "objectStore.server.accessKey",
         "objectStore.server.secretKey",
@@ -91,6 +94,14 @@ def test_the_full_file_sets_every_value_to_something_else() -> None:
         ({"device": {"data": {"partitioner": "fair"}}}, "/device/data/partitioner"),
         ({"task": {"minFraction": 0}}, "/task/minFraction"),
         ({"task": {"learningRate": "fast"}}, "/task/learningRate"),
+        ({"task": {"strategy": "fedprox"}}, "/task/strategy"),
+        ({"task": {"robust": "mean"}}, "/task/robust"),
+        ({"task": {"strategyOptions": {"momentun": 0.9}}}, "momentun"),
+        ({"task": {"strategyOptions": {"momentum": "much"}}}, "/task/strategyOptions/momentum"),
+        ({"task": {"proximalMu": -1}}, "/task/proximalMu"),
+        ({"task": {"codec": "int4"}}, "/task/codec"),
+        ({"task": {"codec": "top_k", "keepFraction": 0.6}}, "/task/keepFraction"),
+        ({"task": {"modelEncoding": "int8"}}, "/task/modelEncoding"),
         ({"task": {"name": "My Task"}}, "/task/name"),
         ({"objectStore": {"endpoint": "s3.example.com"}}, "/objectStore/endpoint"),
         ({"objectStore": {"buckets": {"models": "No"}}}, "/objectStore/buckets/models"),
@@ -111,7 +122,11 @@ def test_what_the_schema_does_not_know_or_allow_is_refused(given: dict[str, Any]
     [
         ({"device": {"replicas": 11}}, "raise device.data.totalShards"),
         ({"device": {"data": {"source": "directory"}}}, "device.data.existingClaim"),
-        ({"task": {"goal": 1}}, "aggregator.minCohort"),
+        ({"task": {"goal": 1}}, "close with reports of 1.* aggregator.minCohort = 2 .* raise task.minFraction or task.goal"),
+        ({"task": {"goal": 2}}, "close with reports of 1.* aggregator.minCohort"),
+        ({"task": {"goal": 5}, "aggregator": {"minCohort": 4}}, "close with reports of 3.* aggregator.minCohort = 4"),
+        ({"task": {"keepFraction": 0.1}}, "set codec to top_k"),
+        ({"task": {"codec": "top_k", "robust": "median"}}, "leave task.robust empty"),
         ({"objectStore": {"server": {"accessKey": "key"}}}, "accessKey and secretKey go together"),
         ({"objectStore": {"server": {"existingSecret": "s"}}}, "or for none"),
         ({"objectStore": {"endpoint": "https://s3.example.com"}}, "objectStore.seaweedfs.enabled to false"),
@@ -124,6 +139,35 @@ def test_what_the_schema_does_not_know_or_allow_is_refused(given: dict[str, Any]
 def test_values_that_contradict_each_other_fail_with_the_way_out(given: dict[str, Any], way_out: str) -> None:
     with pytest.raises(HelmError, match=way_out):
         render(given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"task": {"goal": 2, "minFraction": 0.6}},
+        {"task": {"goal": 5}, "aggregator": {"minCohort": 3}},
+        {"task": {"goal": 1, "keepFraction": 0.1, "enabled": False}},
+        {"task": {"codec": "top_k", "keepFraction": 0.1}},
+    ],
+    ids=["rounded up", "just enough", "no task", "a part with top_k"],
+)
+def test_values_that_go_together_are_taken(given: dict[str, Any]) -> None:
+    assert render(given).manifests
+
+
+def test_the_schema_knows_every_strategy_rule_option_and_codec_and_no_other() -> None:
+    def choices(name: str) -> list[str]:
+        return list(LEAVES[f"task.{name}"]["enum"])
+
+    strategies, rules = (get_args(get_args(union)[0]) for union in (Aggregation, Rule))
+    named = {"strategy": strategies, "name": rules}
+    names = {by: [get_args(kind.model_fields[by].annotation)[0] for kind in kinds] for by, kinds in named.items()}
+    assert choices("strategy") == names["strategy"]
+    assert choices("robust") == ["", *names["name"]]
+    options = {field for kind in (*strategies, *rules) for field in kind.model_fields} - {"strategy", "name", "rule"}
+    assert set(LEAVES["task.strategyOptions"]["propertyNames"]["enum"]) == options
+    assert choices("codec") == list(get_args(Codec))
+    assert choices("modelEncoding") == list(get_args(ModelEncoding))
 
 
 def test_notes_tell_of_a_goal_that_the_fleet_can_t_reach() -> None:

@@ -107,7 +107,7 @@ def test_a_device_can_t_play_the_server_at_the_aggregator(release: Release, mode
         audience="fedlearn-aggregator",
         service="aggregator",
         path="/v1/models",
-        body={"task": "t", "goal": 2, "mixed": 2, "size_bytes": 1, "sha256": "0" * 64},
+        body={"task": "t", "minimum": 2, "mixed": 2, "size_bytes": 1, "sha256": "0" * 64},
     )
     assert refused == (403, "forbidden")
 

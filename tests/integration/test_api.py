@@ -238,7 +238,7 @@ TOP_K = {"encoding": "top_k", "keep_fraction": 0.05}
         pytest.param({"aggregation": {"rule": {"name": "mode"}}}, Code.PLAN_INVALID, "mode", id="a wrong rule"),
         pytest.param({"update": {"encoding": "int4"}}, Code.PLAN_INVALID, "update.encoding", id="a wrong codec"),
         pytest.param({"update": TOP_K, "aggregation": MEDIAN}, Code.PLAN_INVALID, "weighted mean only", id="a median of top_k"),
-        pytest.param({"aggregation": KRUM}, Code.COHORT_TOO_SMALL, "mixes 1 of 9 updates", id="Krum below min_cohort"),
+        pytest.param({"aggregation": KRUM}, Code.COHORT_TOO_SMALL, "mixes 1 of the 8 updates", id="Krum below min_cohort"),
     ],
 )
 def test_a_strategy_a_rule_or_a_codec_that_can_not_be_is_refused_and_nothing_is_stored(

@@ -61,13 +61,24 @@ def test_another_task_of_the_name_is_refused(operator: OperatorClient, changes: 
     assert refusal.value.code is Code.TASK_EXISTS
 
 
-def test_a_task_whose_rounds_could_never_be_published_is_refused(operator: OperatorClient) -> None:
-    with pytest.raises(Refusal) as refused:
-        submit(operator, "tiny", Policy(goal=1))
+@pytest.mark.parametrize(
+    "policy",
+    [
+        pytest.param(Policy(goal=1), id="never"),
+        pytest.param(Policy(goal=2, min_fraction=0.5), id="not those that close at their deadline"),
+    ],
+)
+def test_a_task_whose_rounds_the_aggregator_would_not_publish_is_refused(operator: OperatorClient, policy: Policy) -> None:
+    with pytest.raises(Refusal, match=r"may close with 1, .* min_cohort, 2: raise") as refused:
+        submit(operator, "tiny", policy)
     assert refused.value.code is Code.COHORT_TOO_SMALL
     with pytest.raises(Refusal) as unknown:
         operator.task("tiny")
     assert unknown.value.code is Code.TASK_UNKNOWN
+
+
+def test_the_chart_s_policy_is_taken_though_its_rounds_may_close_with_two_of_three(operator: OperatorClient) -> None:
+    assert submit(operator, "charted", Policy(goal=3, min_fraction=0.5)) == "running"
 
 
 class TestASubmitterThatDiedBeforeTheUpload:

@@ -13,6 +13,7 @@ import pytest
 from fedlearn.adapters.operator import OperatorClient
 from fedlearn.core.learning import Examples, Shard
 from fedlearn.data.shards import write_shard
+from fedlearn.protocol.aggregations import name_aggregation
 from support.command import PORTS, Run
 from support.world import wait_for
 
@@ -60,10 +61,15 @@ def test_it_says_where_everything_is_and_has_no_task(tmp_path: Path) -> None:
 
 def test_with_a_model_it_trains_and_stays_and_a_later_one_goes_on_with_its_models(tmp_path: Path) -> None:
     out = tmp_path / "up"
-    run, places = up(out, "--devices", "2", "--model", "2nn", "--rounds", "2")
+    strategy = ["--strategy", "fedadam", "--strategy-option", "tau=0.01", "--proximal-mu", "0.1"]
+    encodings = ["--codec", "top_k", "--keep-fraction", "0.05", "--model-encoding", "float16"]
+    run, places = up(out, "--devices", "2", "--model", "2nn", "--rounds", "2", *strategy, *encodings)
     with OperatorClient(places["server"]) as client:
         wait_for(lambda: client.task("mnist-2nn").state == "completed", "the rounds to end", seconds=60)
         versions = client.models("mnist-2nn")
+        plan = client.plan("mnist-2nn")
+    assert (plan.aggregation, plan.training.proximal_mu) == (name_aggregation("fedadam", tau=0.01), 0.1)
+    assert (plan.update.encoding, plan.update.keep_fraction, plan.model_encoding) == ("top_k", 0.05, "float16")
     assert [version.round for version in versions] == [None, 1, 2]
     assert run.process.poll() is None
     stop(run)
@@ -96,6 +102,7 @@ def test_each_directory_of_shards_is_one_devices_own_data(tmp_path: Path) -> Non
         pytest.param(["--model", "resnet"], "--model", id="an unknown model"),
         pytest.param(["--model", "2nn", "--rounds", "0"], "--rounds", id="no rounds"),
         pytest.param(["--epochs", "0"], "--epochs", id="no epochs"),
+        pytest.param(["--model", "2nn", "--robust", "krum"], "--robust krum", id="a rule that publishes one update"),
     ],
 )
 def test_a_bad_option_is_one_sentence_that_names_it(options: list[str], named: str, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def _allowed(node: Mapping[str, Any]) -> str:
     if "const" in node:
         return f"{node['const']}"
     if "enum" in node:
-        return ", ".join(f"`{choice}`" for choice in node["enum"])
+        return ", ".join(f"`{choice}`" if choice else "empty" for choice in node["enum"])
     kinds = node["type"] if isinstance(node["type"], list) else [node["type"]]
     bounds = [f"{word} {node[key]:,}" for key, word in _BOUNDS.items() if key in node]
     return " ".join([" or ".join(_KINDS.get(kind, kind) for kind in kinds), *bounds])

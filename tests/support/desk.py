@@ -48,8 +48,8 @@ class PlayedAggregator:
             raise self.refuses
         return RoundOpen(task=round_.id.task, round=round_.id.number, kid="0" * 32, state="open", served=self.served)
 
-    async def place_model(self, task: TaskId, *, goal: int, mixed: int, size_bytes: int, sha256: str) -> ModelUpload:
-        self.placed.append((goal, mixed))
+    async def place_model(self, task: TaskId, *, minimum: int, mixed: int, size_bytes: int, sha256: str) -> ModelUpload:
+        self.placed.append((minimum, mixed))
         if self.refuses is not None:
             raise self.refuses
         return ModelUpload(key=f"{task}/models/0", url="http://storage/0", headers={}, valid_seconds=60)

@@ -8,8 +8,18 @@
 {{- if and (eq $device.data.source "directory") (not $device.data.existingClaim) -}}
 {{- fail "device.data.source is directory: name the claim that holds the directories 0, 1, … in device.data.existingClaim" -}}
 {{- end -}}
-{{- if and .Values.task.enabled (lt (int .Values.task.goal) (int .Values.aggregator.minCohort)) -}}
-{{- fail (printf "task.goal is %v, but the aggregator publishes nothing of fewer than aggregator.minCohort = %v devices: raise the one or lower the other" .Values.task.goal .Values.aggregator.minCohort) -}}
+{{- $task := .Values.task -}}
+{{- if $task.enabled -}}
+{{- $fewest := ceil (mulf $task.goal $task.minFraction) -}}
+{{- if lt (int $fewest) (int .Values.aggregator.minCohort) -}}
+{{- fail (printf "by task.goal = %v and task.minFraction = %v a round may close with reports of %v, but the aggregator publishes nothing of fewer than aggregator.minCohort = %v devices: raise task.minFraction or task.goal" $task.goal $task.minFraction $fewest .Values.aggregator.minCohort) -}}
+{{- end -}}
+{{- if and $task.keepFraction (ne $task.codec "top_k") -}}
+{{- fail (printf "task.keepFraction is of top_k, and task.codec is %s: leave keepFraction null, or set codec to top_k" $task.codec) -}}
+{{- end -}}
+{{- if and $task.robust (eq $task.codec "top_k") -}}
+{{- fail (printf "task.codec top_k goes with the weighted mean only: leave task.robust empty instead of %s, or take another codec" $task.robust) -}}
+{{- end -}}
 {{- end -}}
 {{- range $role := list "server" "aggregator" -}}
 {{- $given := index $store $role -}}

@@ -179,26 +179,29 @@ class Rounds:
         await self._sweeper.now(round_id)
         self._chore(self._sweeper.later(round_id))
 
-    def place_model(self, task: TaskId, *, goal: int, mixed: int, size_bytes: int, sha256: str) -> tuple[str, UploadGrant]:
+    def place_model(self, task: TaskId, *, minimum: int, mixed: int, size_bytes: int, sha256: str) -> tuple[str, UploadGrant]:
         """A key and a signed URL for version 0 of a task.
 
         Args:
-            goal: how many devices its rounds aggregate.
-            mixed: how many of their updates its rule mixes in a result.
+            minimum: with how few reports its rounds may close.
+            mixed: how many of so few its rule mixes in a result.
 
         Raises:
-            Refusal: `cohort_too_small` for a task of whose rounds none could ever be published.
+            Refusal: `cohort_too_small` for a task whose rounds might close with too few to be published.
         """
         least = self._min_cohort
-        if goal < least:
+        if minimum < least:
             raise Refusal(
-                Code.COHORT_TOO_SMALL, f"A goal of {goal} is less than the aggregator's min_cohort, {least}: raise it."
+                Code.COHORT_TOO_SMALL,
+                f"By the policy's goal and its min_fraction a round may close with {minimum}, fewer than the aggregator's "
+                f"min_cohort, {least}: raise one of them, so that goal times min_fraction is {least} or more.",
             )
         if mixed < least:
             raise Refusal(
                 Code.COHORT_TOO_SMALL,
-                f"The task's rule mixes {mixed} of {goal} updates, fewer than the aggregator's min_cohort, {least}: "
-                f"take another rule, or multi_krum with a keep of {least} or more and a goal that has room for it.",
+                f"The task's rule mixes {mixed} of the {minimum} updates with which a round may close, fewer than the "
+                f"aggregator's min_cohort, {least}: take another rule, or multi_krum with a keep of {least} or more and a goal "
+                "and a min_fraction that have room for it.",
             )
         key = model_key(task, 0, sha256)
         return key, self._models.sign_put(key, size_bytes=size_bytes, sha256=sha256, seconds=self._upload_seconds)

@@ -73,7 +73,7 @@ def server_routes(rounds: Rounds, gate: Gate, settings: AggregatorSettings) -> A
     async def place_model(request: ModelUploadRequest) -> ModelUpload:
         key, grant = rounds.place_model(
             TaskId(request.task),
-            goal=request.goal,
+            minimum=request.minimum,
             mixed=request.mixed,
             size_bytes=request.size_bytes,
             sha256=request.sha256,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fedlearn.cli.codecs import CodecOption, KeepOption, ModelEncodingOption
 from fedlearn.cli.machine import (
     Aggregators,
     Alpha,
@@ -22,6 +23,7 @@ from fedlearn.cli.machine import (
     TargetAccuracy,
     launcher_of,
 )
+from fedlearn.cli.strategies import ProximalOption, RobustOption, StrategyOption, StrategyOptions
 
 
 def add_to(app: typer.Typer) -> None:
@@ -46,6 +48,13 @@ def up(
     epochs: Annotated[int | None, typer.Option(help="Local epochs a round. Default: 1 (--manual: 2).")] = None,
     batch_size: BatchSize = 10,
     learning_rate: LearningRate = 0.1,
+    strategy: StrategyOption = "fedavg",
+    robust: RobustOption = None,
+    strategy_option: StrategyOptions = None,
+    proximal_mu: ProximalOption = 0.0,
+    codec: CodecOption = "int8",
+    keep_fraction: KeepOption = None,
+    model_encoding: ModelEncodingOption = "float32",
     seed: Seed = 0,
     target_accuracy: TargetAccuracy = None,
     processes: Processes = None,
@@ -77,6 +86,13 @@ def up(
         epochs=(2 if manual else 1) if epochs is None else epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
+        strategy=strategy,
+        robust=robust,
+        strategy_option=tuple(strategy_option or ()),
+        proximal_mu=proximal_mu,
+        codec=codec,
+        keep_fraction=keep_fraction,
+        model_encoding=model_encoding,
         seed=seed,
         target_accuracy=target_accuracy,
         processes=processes,

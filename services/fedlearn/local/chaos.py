@@ -23,6 +23,7 @@ from fedlearn.core.learning import Examples, Shard
 from fedlearn.core.rounds import Phase, Round
 from fedlearn.data.shards import write_shard
 from fedlearn.local.deployment import Addresses, Deployment, Environment, free_port
+from fedlearn.local.options import MIN_COHORT
 from fedlearn.local.postgres import Postgres
 from fedlearn.local.processes import Service, Services, start_program
 from fedlearn.local.seaweed import MODELS, UPDATES
@@ -190,7 +191,7 @@ class Arena:
     def submit(self, goal: int) -> None:
         """Begin with the task: rounds without end."""
         vector = np.random.default_rng(self.seed).normal(0, 0.05, self.plan.parameters).astype(np.float32)
-        fraction = max(0.5, self.plan.aggregation.least_reports / goal)
+        fraction = max(0.5, max(MIN_COHORT, self.plan.aggregation.least_reports) / goal)
         policy = Policy(goal=goal, min_fraction=fraction, selection_timeout_seconds=60, reporting_timeout_seconds=60)
         with self._client() as client:
             client.submit(TASK, self.plan, encode_model(unflatten(vector, self.plan), self.plan), policy=policy)

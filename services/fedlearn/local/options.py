@@ -12,7 +12,7 @@ from fedlearn.core.ids import MAX_AGGREGATORS
 from fedlearn.protocol.aggregations import Aggregation, name_aggregation, read_options
 from fedlearn.protocol.plans import ModelEncoding, UpdateFormat, check_combination, name_codec
 
-_MIN_COHORT: int = AggregatorSettings.model_fields["min_cohort"].default
+MIN_COHORT: int = AggregatorSettings.model_fields["min_cohort"].default
 
 DATASETS = ("mnist", "fashion-mnist")
 Model = Literal["2nn", "cnn"]
@@ -165,7 +165,7 @@ def name_parts(
         raise ValueError(refusal.detail.removesuffix(".")) from refusal
     if aggregation.least_reports > reports:
         raise ValueError(f"--robust {robust} needs {aggregation.least_reports + devices - reports} --devices or more")
-    if aggregation.mixed(reports) < _MIN_COHORT:
+    if aggregation.mixed(reports) < MIN_COHORT:
         raise ValueError(f"--robust {robust} publishes a single device's update, which no aggregator here does")
     return aggregation, update
 

@@ -262,12 +262,12 @@ class ModelUploadRequest(Message):
     """The server asks for a place for version 0 of a task, on behalf of the operator who submits it."""
 
     task: TaskName
-    goal: Annotated[
-        int, Field(ge=1, le=MAX_DEVICES_A_ROUND, examples=[3], description="How many devices its rounds aggregate.")
+    minimum: Annotated[
+        int, Field(ge=1, le=MAX_DEVICES_A_ROUND, examples=[3], description="With how few reports its rounds may close.")
     ]
     mixed: Annotated[
         int,
-        Field(ge=1, le=MAX_DEVICES_A_ROUND, examples=[3], description="How many of their updates its rule mixes in a result."),
+        Field(ge=1, le=MAX_DEVICES_A_ROUND, examples=[3], description="How many of so few its rule mixes in a result."),
     ]
     size_bytes: Size
     sha256: Digest

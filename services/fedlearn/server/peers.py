@@ -49,8 +49,8 @@ class AggregatorClient:
     async def sweep_round(self, round_id: RoundId) -> None:
         await asyncio.gather(*(client.fetch("DELETE", f"/v1/rounds/{round_id}") for client in self._all))
 
-    async def place_model(self, task: TaskId, *, goal: int, mixed: int, size_bytes: int, sha256: str) -> ModelUpload:
-        request = ModelUploadRequest(task=task, goal=goal, mixed=mixed, size_bytes=size_bytes, sha256=sha256)
+    async def place_model(self, task: TaskId, *, minimum: int, mixed: int, size_bytes: int, sha256: str) -> ModelUpload:
+        request = ModelUploadRequest(task=task, minimum=minimum, mixed=mixed, size_bytes=size_bytes, sha256=sha256)
         return await self._client.call("POST", "/v1/models", ModelUpload, request)
 
 

@@ -33,8 +33,8 @@ async def submit_task(coordinator: Coordinator, submission: TaskSubmission) -> T
     around = coordinator.around
     place = await around.aggregator.place_model(
         task_id,
-        goal=policy.goal,
-        mixed=plan.aggregation.mixed(policy.goal),
+        minimum=policy.minimum,
+        mixed=plan.aggregation.mixed(policy.minimum),
         size_bytes=submission.model_size_bytes,
         sha256=submission.model_sha256,
     )

@@ -57,26 +57,31 @@ async def test_a_policy_whose_rounds_close_with_too_few_or_too_many_for_the_rule
 
 
 @pytest.mark.parametrize(
-    ("rule", "policy", "mixed"),
+    ("rule", "policy", "minimum", "mixed"),
     [
-        pytest.param(None, {"goal": 3, "min_fraction": 0.1}, 3, id="mean"),
-        pytest.param({"name": "median"}, {"goal": 3, "min_fraction": 0.1}, 3, id="median"),
-        pytest.param({"name": "median"}, {"goal": 10_000}, 10_000, id="median of many"),
+        pytest.param(None, {"goal": 3, "min_fraction": 0.1}, 1, 1, id="mean"),
+        pytest.param(None, {"goal": 3, "min_fraction": 0.5}, 2, 2, id="mean, rounded up"),
+        pytest.param({"name": "median"}, {"goal": 3, "min_fraction": 0.1}, 1, 1, id="median"),
+        pytest.param({"name": "median"}, {"goal": 10_000}, 8_000, 8_000, id="median of many"),
         pytest.param(
-            {"name": "multi_krum"}, {"goal": 4096, "over_selection": 1.0}, 4095, id="Multi-Krum of as many as it takes"
+            {"name": "multi_krum"},
+            {"goal": 4096, "over_selection": 1.0, "min_fraction": 1.0},
+            4096,
+            4095,
+            id="Multi-Krum of as many as it takes",
         ),
-        pytest.param({"name": "krum"}, {"goal": 6}, 1, id="Krum"),
-        pytest.param({"name": "multi_krum"}, {"goal": 6}, 5, id="Multi-Krum"),
-        pytest.param({"name": "multi_krum", "keep": 2}, {"goal": 5, "min_fraction": 1.0}, 2, id="a small keep"),
+        pytest.param({"name": "krum"}, {"goal": 6}, 5, 1, id="Krum"),
+        pytest.param({"name": "multi_krum"}, {"goal": 6}, 5, 4, id="Multi-Krum"),
+        pytest.param({"name": "multi_krum", "keep": 2}, {"goal": 5, "min_fraction": 1.0}, 5, 2, id="a small keep"),
     ],
 )
-async def test_the_aggregator_is_asked_about_what_the_rule_mixes_of_a_full_round(
-    desk: Desk, rule: dict[str, Any] | None, policy: dict[str, Any], mixed: int
+async def test_the_aggregator_is_asked_about_the_fewest_reports_of_a_round_and_what_the_rule_mixes_of_them(
+    desk: Desk, rule: dict[str, Any] | None, policy: dict[str, Any], minimum: int, mixed: int
 ) -> None:
     submitted = submission(rule, **policy)
     await submit_task(desk.coordinator, submitted)
-    assert desk.aggregator.placed == [(submitted.policy.goal, mixed)]
-    assert desk.store.task(TaskId("t")).policy.minimum == submitted.policy.domain().minimum
+    assert desk.aggregator.placed == [(minimum, mixed)]
+    assert desk.store.task(TaskId("t")).policy.minimum == minimum
 
 
 async def test_what_the_aggregator_refuses_is_not_stored(desk: Desk) -> None:
