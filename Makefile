@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DATASET ?= mnist
 TESTS ?=
+# processes that test: more than there are cores, since tests wait for services much of their time
+TESTERS ?= 3
 
 .DEFAULT_GOAL := help
 
@@ -42,7 +44,7 @@ demo: $(VENV)/.run ## federated rounds on MNIST with five devices, on this machi
 .PHONY: test
 test: $(VENV)/.dev ## set up and run the tests (TESTS=path for some of them)
 	@$(BIN)/fedlearn data fetch mnist
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(TESTS)
+	@$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile $(TESTS)
 
 .PHONY: check
 check: lint types imports test ## the gate: format, lint, types, import rules, tests
