@@ -1,6 +1,6 @@
 """1,000 devices with the numpy learner in four processes, and 200 that train by Keras in two: a round of all, time and memory.
 
-Real server, aggregator and storage; the model is the 2NN (199,210 float32, sent as float32). MNIST is divided among them; with
+Real server, aggregator and storage; the model is the 2NN (199,210 parameters, updates in int8). MNIST is divided among them; with
 Keras they train one local epoch at batch 10, and compile before it. All devices are wanted in each of three rounds, one after
 the other; what is timed is from the opening of the second to that of the third.
 
@@ -8,6 +8,9 @@ Memory is the proportional set size of all device processes, the most that was s
 takes, with its own examples, is by the difference to a fifth as many devices in the same processes that hold as many examples
 each: of 200 each has 300, which are 0.9 MB of float32, of 1,000 it has 60. Two runs' peaks differ by a hundredth anyway: what
 is less than that can't be told.
+
+The updates bucket is listed twice a second. However many devices a round has, it may hold no more than twice as many updates as
+a partial sum counts: those that the next one will count, and those that the last one did and that are being deleted.
 
     python benchmarks/devices.py [--part numpy|keras ...] [--devices N] [--rounds 3]
 """
@@ -23,17 +26,20 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from deployments import peak_megabytes, seconds_from_round_to_round
+from fedlearn.config import AggregatorSettings
 from fedlearn.data.datasets import fetch
 from fedlearn.data.partitioners import make_partitioner
 from fedlearn.data.shards import cut, write_shard
 from fedlearn.local.launcher import Launcher
 from fedlearn.local.options import RunOptions
 from fedlearn.local.run import submission
+from fedlearn.local.seaweed import UPDATES
 from results import Figure, show
 from turns import cpu_seconds
 
 PARTS: dict[str, tuple[Literal["synthetic", "keras"], int, int]] = {"numpy": ("synthetic", 1000, 4), "keras": ("keras", 200, 2)}
 """The learner, how many devices, and in how many processes."""
+SAVE_EVERY: int = AggregatorSettings.model_fields["save_every"].default
 _TOLD = 0.01
 """Of all memory: a smaller difference may be chance."""
 _LOOK_SECONDS, _PATIENCE_SECONDS = 0.5, 600.0
@@ -46,6 +52,8 @@ class Fleet(NamedTuple):
         seconds: from round to round.
         megabytes: the most of all device processes together.
         cpu: seconds of the device processes, all rounds.
+        stored: the most megabytes that the updates bucket was seen to hold.
+        update: those of the largest update in it.
     """
 
     seconds: float
@@ -54,6 +62,8 @@ class Fleet(NamedTuple):
     cpu: float
     server: float
     aggregator: float
+    stored: float
+    update: float
 
 
 def pss_megabytes(pid: int) -> float:
@@ -85,12 +95,16 @@ def run(learner: Literal["synthetic", "keras"], shards: Path, devices: int, proc
         launcher.boot()
         pids = [launcher.pid(f"device-{number}") for number in range(processes)]
         task, most, before = f"fleet-{devices}", 0.0, sum(map(cpu_seconds, pids))
+        bucket, stored, update = launcher.storage.store("aggregator", UPDATES), 0.0, 0.0
         all_of_them = ["--over-selection", "1.0", "--min-fraction", "1.0", "--selection-timeout-seconds", "300"]
         launcher.run_learner("submit", [*submission(options, task, launcher), *all_of_them])
         until = time.monotonic() + _PATIENCE_SECONDS
         with launcher.client() as client:
             while True:
                 most = max(most, sum(map(pss_megabytes, pids)))
+                sizes = {found.key: found.size_bytes / 1e6 for found in bucket.list("")}
+                stored = max(stored, sum(sizes.values()))
+                update = max([update, *(size for key, size in sizes.items() if "/updates/" in key)])
                 if client.task(task).state != "running":
                     break
                 if time.monotonic() > until:
@@ -103,7 +117,7 @@ def run(learner: Literal["synthetic", "keras"], shards: Path, devices: int, proc
             raise SystemExit(f"not all devices were in each round: {[view.phase for view in views]}, {reported}")
         seconds = statistics.median(seconds_from_round_to_round(views) or [views[-1].seconds])
         peaks = peak_megabytes(launcher.pid("server")), peak_megabytes(launcher.pid("aggregator"))
-        return Fleet(seconds, len(views), most, sum(map(cpu_seconds, pids)) - before, *peaks)
+        return Fleet(seconds, len(views), most, sum(map(cpu_seconds, pids)) - before, *peaks, stored, update)
 
 
 def figures(part: str, devices: int | None, rounds: int) -> list[Figure]:
@@ -128,6 +142,8 @@ def figures(part: str, devices: int | None, rounds: int) -> list[Figure]:
         Figure("the server's peak memory", whole.server, "MB"),
         Figure("the aggregator's peak memory", whole.aggregator, "MB"),
         Figure(f"the aggregator's with {fewer} devices", few.aggregator, "MB"),
+        Figure("all updates of a round", count * whole.update, "MB"),
+        Figure("the updates bucket held at most", whole.stored, "MB", at_most=round(2 * SAVE_EVERY * whole.update)),
     ]
 
 

@@ -82,7 +82,9 @@ class Rounds:
         self._publisher, self._pace = Publisher(models), pace or AtOnce()
         self._closer = Closer(updates, self._publisher, min_cohort, self._in_thread)
         self._save_every, self._shard = save_every, shard
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="fold")
+        # hundreds of updates may wait to be folded, and the partial sum that makes room for them must not wait behind them
+        self._folders = ThreadPoolExecutor(workers, thread_name_prefix="fold")
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="round")
         self._rounds: dict[RoundId, OpenRound] = {}
         self._buffers: Buffers | None = None
         self._sweeper = Sweeper(updates, self._threads, upload_seconds)
@@ -126,7 +128,8 @@ class Rounds:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        for threads in (self._folders, self._threads):
+            threads.shutdown(wait=True, cancel_futures=True)
 
     async def ready(self) -> None:
         """Raises:
@@ -308,7 +311,8 @@ class Rounds:
         with about(round=str(round_.id), device=device):
             await self._pace.before_folding(round_.id)
             try:
-                await persist(lambda: self._in_thread(round_.folding.consider, device, digest))
+                consider = partial(round_.folding.consider, device, digest)
+                await persist(lambda: asyncio.get_running_loop().run_in_executor(self._folders, consider))
             except Refusal as refusal:
                 _log.warning("update refused", code=refusal.code, detail=refusal.detail)
             round_.counted.set()

@@ -1,5 +1,6 @@
 import asyncio
 import hashlib
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
@@ -358,6 +359,31 @@ async def test_after_its_last_update_a_round_that_closes_writes_no_sum_that_nobo
         assert house.updates.list(partials_prefix(ROUND, 0)) == []
         await bring(house, rounds, {devices[4]: updates[devices[4]]})
         await until(lambda: house.updates.list(partials_prefix(ROUND, 0)) != [])
+
+
+async def test_a_partial_sum_does_not_wait_behind_the_updates_for_which_it_makes_room(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    updates, seen, saved = updates_of(7), set[str](), threading.Event()
+    reading, put_once = house.updates.reading, house.updates.put_once
+
+    def read(key: str) -> AbstractContextManager[Source]:
+        seen.add(key)
+        if len(seen) > 3:  # of these, both threads that fold have one in hand by now, and the others wait for a thread
+            assert saved.wait(10.0), "the sum of the first three was never written"
+        return reading(key)
+
+    def put(key: str, body: bytes) -> bool:
+        written = put_once(key, body)
+        if key.startswith(partials_prefix(ROUND, 0)):
+            saved.set()
+        return written
+
+    monkeypatch.setattr(house.updates, "reading", read)
+    monkeypatch.setattr(house.updates, "put_once", put)
+    async with house.rounds(save_every=2) as rounds:
+        await feed(house, rounds, updates)
+    assert saved.is_set()
 
 
 async def test_a_round_that_another_process_has_gone_on_with_is_begun_anew_from_storage(house: House) -> None:
