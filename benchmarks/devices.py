@@ -1,8 +1,8 @@
 """1,000 devices with the numpy learner in four processes, and 200 that train by Keras in two: a round of all, time and memory.
 
-Real server, aggregator and storage; the model is the 2NN (199,210 parameters, updates in int8). MNIST is divided among them; with
-Keras they train one local epoch at batch 10, and compile before it. All devices are wanted in each of three rounds, one after
-the other; what is timed is from the opening of the second to that of the third.
+Real server, aggregator and storage; the model is the 2NN (199,210 parameters, updates in int8). MNIST is divided among them;
+with Keras they train one local epoch at batch 10, and compile before it. All devices are wanted in each of three rounds, one
+after the other; what is timed is from the opening of the second to that of the third.
 
 Memory is the proportional set size of all device processes, the most that was seen until their end. What one more device
 takes, with its own examples, is by the difference to a fifth as many devices in the same processes that hold as many examples
