@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from support.chart import CHART, NAMESPACE, Rendered, render, values
+from support.chart import CHART, NAMESPACE, SEVERAL, Rendered, render, values
 from support.dashboards import DASHBOARDS
 from support.prometheus import promtool
 from support.write_dashboards import DIRECTORY, written
@@ -158,7 +158,9 @@ def with_annotations(rendered: Rendered) -> str:
 
 
 class TestMonitors:
-    def test_find_every_role_by_its_port_once(self, rendered: Rendered) -> None:
+    @pytest.mark.parametrize("aggregators", [1, 3])
+    def test_find_every_role_by_its_port_once(self, aggregators: int) -> None:
+        rendered = render({"aggregator": {"replicas": aggregators}, "monitoring": {**MONITORS, "demo": {"enabled": True}}})
         service = rendered.of("ServiceMonitor")["fedlearn"]["spec"]
         pod = rendered.of("PodMonitor")["fedlearn"]["spec"]
         services = {
@@ -181,7 +183,7 @@ class TestMonitors:
 
 
 def matches(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    wanted = all(labels.get(e["key"]) in e["values"] for e in selector["matchExpressions"] if e["operator"] == "In")
+    wanted = all((labels.get(e["key"]) in e["values"]) == (e["operator"] == "In") for e in selector["matchExpressions"])
     return wanted and selector["matchLabels"].items() <= labels.items()
 
 
@@ -198,12 +200,19 @@ class TestDemo:
         for job in jobs:
             ((name,),) = (discovery["names"] for discovery in job["dns_sd_configs"])
             port, protocol, service, namespace, _ = name.split(".")
+            assert rendered.of("Service")[service]["spec"]["clusterIP"] == "None"  # a pod each, not one of them
             ports = {f"_{p['name']}": p["port"] for p in rendered.of("Service")[service]["spec"]["ports"]}
             assert (protocol, namespace) == ("_tcp", NAMESPACE)
             (component,) = (r["replacement"] for r in job["relabel_configs"] if r["target_label"] == "component")
             found[component] = ports[port]
         assert found == {"server": 8000, "aggregator": 8003, "device": 8001, "evaluator": 8004}
         assert rendered.pods["prometheus"].tokens == rendered.pods["grafana"].tokens == set()
+
+    def test_prometheus_tells_several_of_a_role_apart(self) -> None:
+        several = render({**SEVERAL, "aggregator": {"replicas": 3}, "monitoring": {"demo": {"enabled": True}}})
+        jobs = yaml.safe_load(several.of("ConfigMap")["fedlearn-prometheus"]["data"]["prometheus.yml"])["scrape_configs"]
+        named = {job["job_name"]: job["relabel_configs"][-1]["replacement"] for job in jobs}
+        assert named == {"server": "$1", "aggregator": "$1", "device": "$1", "evaluator": "evaluator"}
 
     def test_it_leaves_out_an_evaluator_that_is_not_there(self) -> None:
         without = render({"monitoring": {"demo": {"enabled": True}}, "evaluator": {"enabled": False}})

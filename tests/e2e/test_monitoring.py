@@ -94,6 +94,7 @@ def answers(release: Release, ask: Callable[[str], Samples], cluster: Cluster) -
     ask_again()
     release.wait_until_ready("device", 3)
     release.next_version()
+    wait_for(lambda: ask("fedlearn_task_abandoned_rounds == 0"), "the commit to be read", 60)
     wait_for(lambda: targets(ask) == TARGETS, "all targets to be up", 60)
     here = alerts(release.namespace)
     answers = Answers(

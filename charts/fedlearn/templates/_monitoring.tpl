@@ -4,6 +4,17 @@
 {{- define "fedlearn.grafana.name" -}}{{ include "fedlearn.fullname" . }}-grafana{{- end -}}
 {{- define "fedlearn.dashboards.name" -}}{{ include "fedlearn.fullname" . }}-dashboard{{- end -}}
 
+{{/* Under which name DNS has a role's pods one by one. Takes (list $ "role"). */}}
+{{- define "fedlearn.metrics.name" -}}
+{{- $name := include (printf "fedlearn.%s.name" (index . 1)) (index . 0) -}}
+{{- has (index . 1) (list "server" "aggregator") | ternary (printf "%s-metrics" $name) $name -}}
+{{- end -}}
+
+{{/* Label of a Service whose pods another one names already: a Prometheus operator would read them twice. */}}
+{{- define "fedlearn.unmonitored" -}}
+prometheus.io/service-monitor: "false"
+{{- end -}}
+
 {{/* The alerts, with this release's namespace and the place of their runbooks. */}}
 {{- define "fedlearn.alerts" -}}
 {{- $runbooks := .Values.monitoring.rules.runbookUrl | default "docs/runbooks" | trimSuffix "/" -}}
