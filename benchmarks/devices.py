@@ -9,8 +9,8 @@ takes, with its own examples, is by the difference to a fifth as many devices in
 each: of 200 each has 300, which are 0.9 MB of float32, of 1,000 it has 60. Two runs' peaks differ by a hundredth anyway: what
 is less than that can't be told.
 
-The updates bucket is listed twice a second. However many devices a round has, it may hold no more than twice as many updates as
-a partial sum counts: those that the next one will count, and those that the last one did and that are being deleted.
+The updates bucket is listed twice a second. However many devices a round has, it may hold no more than twice `save_every`
+updates, and two partial sums in float64.
 
     python benchmarks/devices.py [--part numpy|keras ...] [--devices N] [--rounds 3]
 """
@@ -40,6 +40,7 @@ from turns import cpu_seconds
 PARTS: dict[str, tuple[Literal["synthetic", "keras"], int, int]] = {"numpy": ("synthetic", 1000, 4), "keras": ("keras", 200, 2)}
 """The learner, how many devices, and in how many processes."""
 SAVE_EVERY: int = AggregatorSettings.model_fields["save_every"].default
+PARAMETERS = 199_210  # of the 2NN
 _TOLD = 0.01
 """Of all memory: a smaller difference may be chance."""
 _LOOK_SECONDS, _PATIENCE_SECONDS = 0.5, 600.0
@@ -129,6 +130,7 @@ def figures(part: str, devices: int | None, rounds: int) -> list[Figure]:
             run(learner, write_shards(number, count, Path(directory) / str(number)), number, processes, rounds)
             for number in (fewer, count)
         )
+    most_stored = 2 * (SAVE_EVERY * whole.update + 8 * PARAMETERS / 1e6)
     more, least = whole.megabytes - few.megabytes, _TOLD * whole.megabytes
     told = "what one more device takes" if more > least else "what one more device takes is less than can be told"
     return [
@@ -143,7 +145,7 @@ def figures(part: str, devices: int | None, rounds: int) -> list[Figure]:
         Figure("the aggregator's peak memory", whole.aggregator, "MB"),
         Figure(f"the aggregator's with {fewer} devices", few.aggregator, "MB"),
         Figure("all updates of a round", count * whole.update, "MB"),
-        Figure("the updates bucket held at most", whole.stored, "MB", at_most=round(2 * SAVE_EVERY * whole.update)),
+        Figure("the updates bucket held at most", whole.stored, "MB", at_most=round(most_stored)),
     ]
 
 

@@ -177,7 +177,8 @@ class AggregatorSettings(_Service):
         100,
         ge=1,
         le=100_000,
-        description="After more updates than this their sum goes to storage, sealed, and they are deleted.",
+        description="After more updates than this their sum goes to storage, sealed, and they are deleted; "
+        "about as many more may be under way.",
     )
     number: int = Field(
         0,

@@ -10,7 +10,7 @@ others' sums at the close.
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
@@ -171,6 +171,11 @@ class Folding:
             return 0
         with self._lock:
             return len(self._folded) - self._chain.counted
+
+    @property
+    def saved(self) -> Collection[DeviceId]:
+        """Whose updates a partial sum counts, so that they are deleted."""
+        return self._chain.contributors.keys()
 
     def resume(self) -> None:
         """Go on from the last partial sum in storage; called once, before anything is folded.

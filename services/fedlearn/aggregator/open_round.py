@@ -4,15 +4,20 @@ import asyncio
 from typing import Literal
 
 from fedlearn.aggregator.folding import Folding
+from fedlearn.aggregator.inflow import Inflow
 from fedlearn.core.ids import RoundId
 from fedlearn.protocol.messages import RoundResult
 
 
 class OpenRound:
-    """Its sum, and whether it still takes updates."""
+    """Its sum, and whether it still takes updates.
 
-    def __init__(self, folding: Folding) -> None:
-        self.folding = folding
+    Args:
+        save_every: see `Inflow`.
+    """
+
+    def __init__(self, folding: Folding, save_every: int) -> None:
+        self.folding, self.inflow = folding, Inflow(save_every)
         self.accepting = True
         self.counted = asyncio.Event()
         self.closing: asyncio.Task[None] | None = None

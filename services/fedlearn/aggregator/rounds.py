@@ -58,7 +58,8 @@ class Rounds:
         min_cohort: no aggregate of fewer distinct devices is published.
         upload_seconds: how long upload URLs are valid.
         pace: holds back folding and reporting in the walk-through.
-        save_every: after more updates than this a round's sum is written to storage, and they are deleted.
+        save_every: after more updates than this a round's sum is written to storage, and they are deleted; about as many more
+            may be under way.
         shard: this aggregator's number; the one whose number is 0 publishes.
     """
 
@@ -301,7 +302,7 @@ class Rounds:
         return Folding(descriptor, plan, key, self._updates, shard=self._shard, buffers=self._buffers)
 
     def _begin(self, folding: Folding) -> OpenRound:
-        round_ = self._rounds[folding.descriptor.id] = OpenRound(folding)
+        round_ = self._rounds[folding.descriptor.id] = OpenRound(folding, self._save_every)
         spawn(self._reports.while_open(round_), round_.work)
         return round_
 
@@ -315,6 +316,8 @@ class Rounds:
                 await persist(lambda: asyncio.get_running_loop().run_in_executor(self._folders, consider))
             except Refusal as refusal:
                 _log.warning("update refused", code=refusal.code, detail=refusal.detail)
+            if round_.folding.plan.aggregation.rule is not None or round_.folding.folded_digest(device) is None:
+                round_.inflow.leave(device)  # no partial sum will make room for it
             round_.counted.set()
             # not at once when there are so many: after a round's last update the close comes next, and needs no partial sum
             if round_.accepting and not round_.saving and round_.folding.unsaved > self._save_every:
@@ -324,6 +327,8 @@ class Rounds:
     async def _save(self, round_: OpenRound) -> None:
         try:
             await persist(lambda: self._in_thread(round_.folding.save))
+            for device in round_.folding.saved:
+                round_.inflow.leave(device)
         except Refusal as refusal:
             _log.error("partial sum not written", round=str(round_.id), code=refusal.code, detail=refusal.detail)
             await self._begin_anew(round_)

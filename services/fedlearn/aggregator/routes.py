@@ -104,6 +104,11 @@ def device_routes(rounds: Rounds, gate: Gate, tickets: TicketVerifier, settings:
             raise Refusal(Code.TICKET_FOREIGN, f"The ticket is for aggregator {granted.aggregator}; this is {folding.shard}.")
         return round_, device
 
+    async def let_in(task: str, number: int, caller: Caller, slot: int | None, ticket: str) -> tuple[OpenRound, DeviceId]:
+        round_, device = await admitted(task, number, caller, slot, ticket)
+        await round_.inflow.enter(device)
+        return rounds.admit(round_.id), device  # it may have closed in the meantime
+
     @router.get("/sealing-key", summary="What updates of this round are sealed to.", responses=problems(*refusals))
     async def sealing_key(task: TaskName, number: RoundNumber, _caller: Device) -> SignedSealingKey:
         return rounds.signed_key(RoundId(TaskId(task), number))
@@ -116,7 +121,7 @@ def device_routes(rounds: Rounds, gate: Gate, tickets: TicketVerifier, settings:
     async def grant(
         task: TaskName, number: RoundNumber, request: UploadRequest, caller: Device, ticket: TicketHeader
     ) -> Upload:
-        round_, device = await admitted(task, number, caller, request.slot, ticket)
+        round_, device = await let_in(task, number, caller, request.slot, ticket)
         given = rounds.desk.grant(round_.folding, device, request)
         return Upload(url=given.url, headers=dict(given.headers), valid_seconds=settings.upload_seconds)
 
@@ -128,7 +133,7 @@ def device_routes(rounds: Rounds, gate: Gate, tickets: TicketVerifier, settings:
     async def grant_parts(
         task: TaskName, number: RoundNumber, request: PartsRequest, caller: Device, ticket: TicketHeader
     ) -> PartsUpload:
-        round_, device = await admitted(task, number, caller, request.slot, ticket)
+        round_, device = await let_in(task, number, caller, request.slot, ticket)
         upload_id, grants = await run_in_threadpool(rounds.desk.grant_parts, round_.folding, device, request)
         parts = tuple(PartGrant(url=given.url, headers=dict(given.headers)) for given in grants)
         return PartsUpload(upload_id=upload_id, parts=parts, valid_seconds=settings.upload_seconds)

@@ -161,7 +161,8 @@ def wait(
                 raise SetupError(Code.SERVICE_FAILED, f"{have}; {_last_round(client, task)}")
             time.sleep(_PAUSE_SECONDS)
     newest = committed[-1]
-    typer.echo(f"{len(committed)} rounds of {task} are committed; round {newest.round} made version {newest.model.version}.")
+    have = "1 round" if len(committed) == 1 else f"{len(committed)} rounds"
+    typer.echo(f"{have} of {task} committed; round {newest.round} made version {newest.model.version}.")
 
 
 @app.command("list")

@@ -28,6 +28,7 @@ from fedlearn.core.rounds import ModelRef
 from fedlearn.core.updates import Update
 from fedlearn.protocol.envelope import digest_of
 from fedlearn.protocol.messages import Model, RoundOpening, RoundResult, UpdatesReport, UploadRequest
+from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingKey
 from fedlearn.protocol.tensors import decode_vector
 from fedlearn.telemetry.metrics import aggregator as metrics
@@ -384,6 +385,53 @@ async def test_a_partial_sum_does_not_wait_behind_the_updates_for_which_it_makes
     async with house.rounds(save_every=2) as rounds:
         await feed(house, rounds, updates)
     assert saved.is_set()
+
+
+async def enters(rounds: Rounds, device: str, seconds: float) -> bool:
+    """Whether there is a place for this device's update within so many seconds."""
+    try:
+        async with asyncio.timeout(seconds):
+            await rounds.find(ROUND).inflow.enter(DeviceId(device))
+    except TimeoutError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("plan", "saved"),
+    [
+        pytest.param(PLAN, True, id="a mean, when a partial sum counts them"),
+        pytest.param(
+            small_plan(aggregation={"rule": {"name": "median"}}), False, id="a median, which needs them until the end"
+        ),
+    ],
+)
+async def test_updates_give_their_places_back(house: House, plan: Plan, saved: bool) -> None:
+    *most, (last, its_update) = updates_of(21).items()
+    async with house.rounds(save_every=20) as rounds:
+        round_ = await rounds.open(ROUND, OPENING.model_copy(update={"plan": plan.model_dump(mode="json")}))
+        sealed = SealedRound(house.updates, house.sealed().key, plan=plan)
+        for number in range(40):
+            assert await enters(rounds, f"device-{number}", 1.0)
+        assert not await enters(rounds, "late", 0.05), "there are 40 places"
+        for device, update in most:
+            rounds.uploaded(round_, device, sealed.bring(device, update))
+        await until(lambda: len(round_.folding.counts().folded) == len(most))
+        if saved:
+            assert not await enters(rounds, "late", 0.05), "they still lie there"
+            rounds.uploaded(round_, last, sealed.bring(last, its_update))
+        for number in range(20):
+            assert await enters(rounds, f"late-{number}", 2.0)
+
+
+async def test_a_refused_update_gives_its_place_back(house: House) -> None:
+    async with house.rounds(save_every=1) as rounds:
+        round_ = await rounds.open(ROUND, OPENING)
+        for number in range(17):
+            await round_.inflow.enter(DeviceId(f"device-{number}"))
+        assert not await enters(rounds, "late", 0.05)
+        rounds.uploaded(round_, DeviceId("device-0"), "0" * 64)
+        assert await enters(rounds, "late", 2.0)
 
 
 async def test_a_round_that_another_process_has_gone_on_with_is_begun_anew_from_storage(house: House) -> None:

@@ -1,0 +1,42 @@
+"""How many of a round's updates may be on their way into storage or lie there, before further devices have to wait.
+
+Partial sums bound what the storage holds only where they keep pace: a thousand devices that are ready at once upload faster
+than what they upload is folded and deleted.
+"""
+
+import asyncio
+from contextlib import suppress
+from typing import Final
+
+from fedlearn.core.ids import DeviceId
+
+_SECONDS: Final = 20.0  # a place is waited for, and kept, so long: who has one may have died, or have a slow line
+_LEAST: Final = 16  # on their way, so that folding has something to do
+
+
+class Inflow:
+    """Places of one round's devices, each from asking for an upload's URL until the update is deleted or refused.
+
+    Args:
+        save_every: after more updates than this a partial sum is written, and they are deleted; as many may be on their way.
+    """
+
+    def __init__(self, save_every: int) -> None:
+        self._places = asyncio.Semaphore(save_every + max(save_every, _LEAST))
+        self._inside: set[DeviceId] = set()
+
+    async def enter(self, device: DeviceId) -> None:
+        """Return when there is a place, or after 20 s without one."""
+        if device in self._inside:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SECONDS):
+                await self._places.acquire()
+            self._inside.add(device)
+            asyncio.get_running_loop().call_later(_SECONDS, self.leave, device)
+
+    def leave(self, device: DeviceId) -> None:
+        """Whatever became of its update."""
+        if device in self._inside:
+            self._inside.remove(device)
+            self._places.release()

@@ -1,0 +1,73 @@
+import asyncio
+
+import pytest
+
+from fedlearn.aggregator import inflow as inflow_module
+from fedlearn.aggregator.inflow import Inflow
+from fedlearn.core.ids import DeviceId
+from support.desk import until
+
+PLACES = 20 + 20
+DEVICES = [DeviceId(f"device-{number}") for number in range(PLACES + 2)]
+
+
+async def full() -> Inflow:
+    inflow = Inflow(save_every=20)
+    async with asyncio.timeout(1.0):
+        for device in DEVICES[:PLACES]:
+            await inflow.enter(device)
+    return inflow
+
+
+async def test_who_finds_no_place_waits_for_the_first_that_is_left() -> None:
+    inflow = await full()
+    first, second = (asyncio.create_task(inflow.enter(device)) for device in DEVICES[PLACES:])
+    await asyncio.sleep(0.05)
+    assert not first.done()
+    inflow.leave(DEVICES[7])
+    await until(first.done)
+    await asyncio.sleep(0.05)
+    assert not second.done()
+    inflow.leave(DEVICES[PLACES])
+    await until(second.done)
+
+
+async def test_who_has_a_place_gets_no_other_by_asking_again_and_leaves_one_only() -> None:
+    inflow = await full()
+    async with asyncio.timeout(1.0):
+        await inflow.enter(DEVICES[3])
+    for _ in range(3):
+        inflow.leave(DEVICES[3])
+    first, second = (asyncio.create_task(inflow.enter(device)) for device in DEVICES[PLACES:])
+    await until(first.done)
+    await asyncio.sleep(0.05)
+    assert not second.done()
+    second.cancel()
+
+
+async def test_those_that_have_died_with_their_places_hold_up_nobody_for_longer_than_these_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inflow_module, "_SECONDS", 0.2)
+    inflow = await full()
+    late = [asyncio.create_task(inflow.enter(device)) for device in DEVICES[PLACES:]]
+    await asyncio.sleep(0.05)
+    assert not any(task.done() for task in late)
+    async with asyncio.timeout(1.0):
+        await asyncio.gather(*late)
+    inflow = await full()
+    await asyncio.sleep(0.3)
+    async with asyncio.timeout(0.1):
+        for device in DEVICES[PLACES:]:
+            await inflow.enter(device)
+
+
+async def test_few_updates_a_sum_leave_places_enough_to_keep_folding_busy() -> None:
+    inflow = Inflow(save_every=1)
+    async with asyncio.timeout(1.0):
+        for device in DEVICES[:17]:
+            await inflow.enter(device)
+    late = asyncio.create_task(inflow.enter(DEVICES[17]))
+    await asyncio.sleep(0.05)
+    assert not late.done()
+    late.cancel()
