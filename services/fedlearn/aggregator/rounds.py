@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from fedlearn.adapters.http import persist, spawn
 from fedlearn.adapters.web import Probe
+from fedlearn.aggregator.admission import Admission
 from fedlearn.aggregator.buffers import Buffers
 from fedlearn.aggregator.closing import Closer
 from fedlearn.aggregator.folding import Folding
@@ -25,7 +26,6 @@ from fedlearn.aggregator.layout import (
     Descriptor,
     close_key,
     descriptor_key,
-    model_key,
     read_round,
     read_update,
     updates_prefix,
@@ -38,8 +38,8 @@ from fedlearn.aggregator.reports import Reports
 from fedlearn.aggregator.sweeping import Sweeper
 from fedlearn.aggregator.uploads import UploadDesk
 from fedlearn.core.errors import Code, Outage, Refusal
-from fedlearn.core.ids import DeviceId, RoundId, TaskId
-from fedlearn.core.ports import ObjectStore, StoredObject, UploadGrant
+from fedlearn.core.ids import DeviceId, RoundId
+from fedlearn.core.ports import ObjectStore, StoredObject
 from fedlearn.protocol.messages import RoundOpening, RoundResult
 from fedlearn.protocol.plans import Plan, read_plan
 from fedlearn.protocol.sealing import SealingKey, SignedSealingKey
@@ -77,9 +77,8 @@ class Rounds:
         save_every: int = 100,
         shard: int = 0,
     ) -> None:
-        self._models, self._updates, self._identity, self._reports = models, updates, identity, Reports(server)
-        self._min_cohort, self._upload_seconds = min_cohort, upload_seconds
-        self.desk = UploadDesk(updates, upload_seconds)
+        self._updates, self._identity, self._reports = updates, identity, Reports(server)
+        self.desk, self.admission = UploadDesk(updates, upload_seconds), Admission(models, min_cohort, upload_seconds)
         self._publisher, self._pace = Publisher(models), pace or AtOnce()
         self._closer = Closer(updates, self._publisher, min_cohort, self._in_thread)
         self._save_every, self._shard = save_every, shard
@@ -182,33 +181,6 @@ class Rounds:
         self._forget(round_id)
         await self._sweeper.now(round_id)
         self._chore(self._sweeper.later(round_id))
-
-    def place_model(self, task: TaskId, *, minimum: int, mixed: int, size_bytes: int, sha256: str) -> tuple[str, UploadGrant]:
-        """A key and a signed URL for version 0 of a task.
-
-        Args:
-            minimum: with how few reports its rounds may close.
-            mixed: how many of so few its rule mixes in a result.
-
-        Raises:
-            Refusal: `cohort_too_small` for a task whose rounds might close with too few to be published.
-        """
-        least = self._min_cohort
-        if minimum < least:
-            raise Refusal(
-                Code.COHORT_TOO_SMALL,
-                f"By the policy's goal and its min_fraction a round may close with {minimum}, fewer than the aggregator's "
-                f"min_cohort, {least}: raise one of them, so that goal times min_fraction is {least} or more.",
-            )
-        if mixed < least:
-            raise Refusal(
-                Code.COHORT_TOO_SMALL,
-                f"The task's rule mixes {mixed} of the {minimum} updates with which a round may close, fewer than the "
-                f"aggregator's min_cohort, {least}: take another rule, or multi_krum with a keep of {least} or more and a goal "
-                "and a min_fraction that have room for it.",
-            )
-        key = model_key(task, 0, sha256)
-        return key, self._models.sign_put(key, size_bytes=size_bytes, sha256=sha256, seconds=self._upload_seconds)
 
     # --- what devices ask
 

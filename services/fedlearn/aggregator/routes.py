@@ -71,7 +71,7 @@ def server_routes(rounds: Rounds, gate: Gate, settings: AggregatorSettings) -> A
 
     @router.post("/models", summary="A place for version 0 of a task.", responses=problems(*refusals, Code.COHORT_TOO_SMALL))
     async def place_model(request: ModelUploadRequest) -> ModelUpload:
-        key, grant = rounds.place_model(
+        key, grant = rounds.admission.place_model(
             TaskId(request.task),
             minimum=request.minimum,
             mixed=request.mixed,

@@ -628,7 +628,7 @@ async def test_a_task_whose_rounds_might_close_with_too_few_to_be_published_gets
 ) -> None:
     async with house.rounds(min_cohort=3) as rounds:
         with pytest.raises(Refusal, match=said) as refusal:
-            rounds.place_model(TaskId("t"), minimum=minimum, mixed=mixed, size_bytes=100, sha256="0" * 64)
+            rounds.admission.place_model(TaskId("t"), minimum=minimum, mixed=mixed, size_bytes=100, sha256="0" * 64)
         assert refusal.value.code is Code.COHORT_TOO_SMALL
-        key, _ = rounds.place_model(TaskId("t"), minimum=3, mixed=3, size_bytes=100, sha256="0" * 64)
+        key, _ = rounds.admission.place_model(TaskId("t"), minimum=3, mixed=3, size_bytes=100, sha256="0" * 64)
     assert key.startswith("t/models/")
