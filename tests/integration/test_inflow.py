@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedlearn.core.errors import Code
 from fedlearn.local.storage import LocalStorage
 from support.trial import Trial, step
 from support.world import World
@@ -44,6 +45,25 @@ def test_a_device_brings_its_update_as_soon_as_those_before_it_are_deleted(trial
     trial.reach(1, "committed", "abandoned")
     assert {standing for standing, _ in trial.standings().values()} == {"reported"}
     assert np.abs(trial.model(1) - step(trial.model(0), updates)).max() < 1e-6
+
+
+def test_who_waits_when_the_round_is_closed_hears_so_at_once(trial: Trial) -> None:
+    devices = trial.devices(*(f"{number:02}" for number in range(PLACES + 1)))
+    trial.introduce(*devices)
+    trial.submit(goal=PLACES + 1, rounds=1)
+    *inside, last = [
+        (device, assignment, trial.seal(device, assignment, trial.update()))
+        for device, assignment in zip(devices, trial.assign(*devices), strict=True)
+    ]
+    for device, assignment, body in inside:
+        assert device.ask(assignment, body).status_code == 200
+    device, assignment, body = last
+    with ThreadPoolExecutor(1) as threads, trial.world.as_server() as server:
+        asked = threads.submit(device.ask, assignment, body)
+        time.sleep(1.0)
+        assert not asked.done()
+        assert server.post(f"/v1/rounds/{trial.name}/1/close").status_code == 202
+        assert asked.result(timeout=5).json()["code"] == Code.UPDATE_LATE
 
 
 def lying(trial: Trial) -> list[str]:

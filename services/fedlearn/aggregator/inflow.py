@@ -5,7 +5,6 @@ than what they upload is folded and deleted.
 """
 
 import asyncio
-from contextlib import suppress
 from typing import Final
 
 from fedlearn.core.ids import DeviceId
@@ -23,20 +22,33 @@ class Inflow:
 
     def __init__(self, save_every: int) -> None:
         self._places = asyncio.Semaphore(save_every + max(save_every, _LEAST))
-        self._inside: set[DeviceId] = set()
+        self._inside: dict[DeviceId, asyncio.TimerHandle] = {}
+        self._waiting = 0
 
     async def enter(self, device: DeviceId) -> None:
-        """Return when there is a place, or after 20 s without one."""
+        """Return when there is a place, after 20 s without one, or once nobody may come any more."""
         if device in self._inside:
             return
-        with suppress(TimeoutError):
+        self._waiting += 1
+        try:
             async with asyncio.timeout(_SECONDS):
                 await self._places.acquire()
-            self._inside.add(device)
-            asyncio.get_running_loop().call_later(_SECONDS, self.leave, device)
+        except TimeoutError:
+            return
+        finally:
+            self._waiting -= 1
+        if device in self._inside:  # it has asked twice at once
+            self._places.release()
+        else:
+            self._inside[device] = asyncio.get_running_loop().call_later(_SECONDS, self.leave, device)
 
     def leave(self, device: DeviceId) -> None:
         """Whatever became of its update."""
-        if device in self._inside:
-            self._inside.remove(device)
+        if (timer := self._inside.pop(device, None)) is not None:
+            timer.cancel()
+            self._places.release()
+
+    def close(self) -> None:
+        """Let go of all that wait: the round takes no updates any more."""
+        for _ in range(self._waiting):
             self._places.release()

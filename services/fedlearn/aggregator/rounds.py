@@ -332,6 +332,7 @@ class Rounds:
 
     def _close(self, round_: OpenRound) -> None:
         round_.accepting = False
+        round_.inflow.close()
         if round_.closing is None or round_.closing.done():
             round_.closing = asyncio.create_task(self._finish(round_))
 
@@ -369,6 +370,7 @@ class Rounds:
     def _forget(self, round_id: RoundId) -> None:
         round_ = self._rounds.pop(round_id, None)
         if round_ is not None:
+            round_.inflow.close()
             for task in round_.tasks():
                 task.cancel()
 

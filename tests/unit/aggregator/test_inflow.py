@@ -45,6 +45,40 @@ async def test_who_has_a_place_gets_no_other_by_asking_again_and_leaves_one_only
     second.cancel()
 
 
+async def test_a_device_that_asks_twice_at_once_takes_one_place() -> None:
+    inflow = await full()
+    twice = [asyncio.create_task(inflow.enter(DEVICES[PLACES])) for _ in range(2)]
+    await asyncio.sleep(0.05)
+    for device in DEVICES[:2]:
+        inflow.leave(device)
+    await asyncio.wait_for(asyncio.gather(*twice), 1.0)
+    async with asyncio.timeout(1.0):
+        await inflow.enter(DEVICES[PLACES + 1])
+
+
+async def test_a_device_that_comes_back_keeps_its_new_place_as_long_as_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inflow_module, "_SECONDS", 0.4)
+    inflow = Inflow(save_every=20)
+    await inflow.enter(DEVICES[0])
+    await asyncio.sleep(0.3)
+    inflow.leave(DEVICES[0])
+    for device in DEVICES[:PLACES]:
+        await inflow.enter(device)
+    late = asyncio.create_task(inflow.enter(DEVICES[PLACES]))
+    await asyncio.sleep(0.2)
+    assert not late.done()
+    await late
+
+
+async def test_nobody_waits_for_a_round_that_takes_no_updates_any_more() -> None:
+    inflow = await full()
+    late = [asyncio.create_task(inflow.enter(device)) for device in DEVICES[PLACES:]]
+    await asyncio.sleep(0.05)
+    assert not any(task.done() for task in late)
+    inflow.close()
+    await asyncio.wait_for(asyncio.gather(*late), 1.0)
+
+
 async def test_those_that_have_died_with_their_places_hold_up_nobody_for_longer_than_these_are_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
