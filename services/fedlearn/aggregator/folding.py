@@ -37,11 +37,14 @@ from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingKey
 from fedlearn.telemetry.metrics import aggregator as metrics
 
-_MAY_PASS = frozenset({Code.UPDATE_MISSING, Code.UPDATE_REPEATED})  # not a fault of the bytes that lie there
+# the fault of the bytes that lie there, whatever the storage says next
+_OF_THE_BYTES = frozenset(code for code in Code if code.startswith("update_")) - {Code.UPDATE_MISSING, Code.UPDATE_REPEATED}
+_DETAIL_CHARACTERS = 1000
 
 _CORES = len(os.sched_getaffinity(0))
 _adders = ThreadPoolExecutor(_CORES, thread_name_prefix="add")
 _SPLIT_ELEMENTS = 1 << 23  # a shorter sum is added to by one thread, while the others fetch and open
+_USELESS = "A part of an update is in the sum and the rest can't be had: it has to be made again."
 LARGE_BYTES = ring.BYTES // 2  # a larger delta is never in memory as a whole
 
 
@@ -92,7 +95,6 @@ class Folding:
         self._large = self._form.size_bytes > LARGE_BYTES
         self._reader = Reader(plan, key, updates)
         self._half: _Half | None = None
-        self._spoiled = False  # the sum is of no more use: a part of an update is in it, say, and the rest can't be had
         self._sum: Tally = WeightedSum(plan.parameters) if plan.aggregation.rule is None else Tally()
         self._partials, self._chain = Partials(descriptor, plan, key, updates, shard), Chain()
         self._writing = threading.Lock()  # of partial sums
@@ -103,7 +105,7 @@ class Folding:
         self._folded: dict[DeviceId, str] = {}
         self._refused: dict[DeviceId, Code] = {}
         self._busy: set[tuple[DeviceId, str]] = set()
-        self._wrong: dict[tuple[DeviceId, str], Refusal] = {}
+        self._wrong: dict[tuple[DeviceId, str], tuple[Code, str]] = {}
 
     @property
     def max_update_bytes(self) -> int:
@@ -119,23 +121,25 @@ class Folding:
         with self._lock:
             return self._folded.get(device)
 
-    def consider(self, device: DeviceId, digest: str) -> None:
-        """Fold the update of this device and digest, unless it is folded already.
+    def consider(self, device: DeviceId, digest: str) -> bool:
+        """Fold the update of this device and digest, unless it is folded already; False while another call is at it.
 
         Raises:
             Refusal: the reason why it is not folded; the same stands in `counts`, but for `update_repeated`. One whose bytes
                 were found wrong is not fetched, and not counted, a second time.
-            Outage: `storage_unavailable`; nothing has changed.
+            Outage: `storage_unavailable`; it may be called again, and goes on with a large update where it was.
         """
         with self._lock:
             counted = self._folded.get(device)
-            if counted == digest or (device, digest) in self._busy:
-                return
+            if (device, digest) in self._busy:
+                return False
+            if counted == digest:
+                return True
             if counted is not None:
                 metrics.UPDATES.labels(Code.UPDATE_REPEATED).inc()
                 raise Refusal(Code.UPDATE_REPEATED, f"Another update of {device} is counted already.")
             if (wrong := self._wrong.get((device, digest))) is not None:
-                raise Refusal(wrong.code, wrong.detail)
+                raise Refusal(*wrong)
             self._busy.add((device, digest))
         try:
             if self._large:
@@ -143,17 +147,13 @@ class Folding:
             else:
                 self._consider_whole(device, digest)
         except Refusal as refusal:
-            with self._lock:
-                if device not in self._folded:
-                    self._refused[device] = refusal.code
-                if refusal.code not in _MAY_PASS:
-                    self._wrong[device, digest] = refusal
-            metrics.UPDATES.labels(refusal.code).inc()
+            self._refuse(device, digest, refusal)
             raise
         finally:
             with self._lock:
                 self._busy.discard((device, digest))
         metrics.UPDATES.labels("folded").inc()
+        return True
 
     def mine(self, device: DeviceId) -> bool:
         """Whether this aggregator takes the device's update."""
@@ -167,7 +167,7 @@ class Folding:
     @property
     def unsaved(self) -> int:
         """How many updates are in the sum and in no partial sum; 0 with a robust rule, which needs the updates themselves."""
-        if self.plan.aggregation.rule is not None or self._spoiled or self._sum.taken:
+        if self.plan.aggregation.rule is not None or self._sum.taken:
             return 0
         with self._lock:
             return len(self._folded) - self._chain.counted
@@ -201,7 +201,8 @@ class Folding:
             final: nothing is counted after it.
 
         Raises:
-            Refusal: `round_conflict` when another process has written one: this one's sum is worth nothing any more.
+            Refusal: `round_conflict` when another process has written one, `partial_sum_damaged` when a part of an update is in
+                the sum and the rest can't be had: this one's sum is worth nothing any more.
             Outage: `storage_unavailable`; it may be called again.
         """
         with self._writing:
@@ -210,6 +211,8 @@ class Folding:
             if self._tried is None:
                 with self._adding:
                     self._add_checked()
+                    if self._sum.taken:
+                        raise Refusal(Code.PARTIAL_SUM_DAMAGED, _USELESS)
                     assert isinstance(self._sum, WeightedSum), "a robust rule needs the updates themselves"
                     counted = list(self._folded.items())
                     new = dict(counted[self._chain.counted :])
@@ -247,7 +250,7 @@ class Folding:
 
         Raises:
             Refusal: when one of them can't be folded any more; `too_few_for_rule`.
-            Outage: `storage_unavailable`; `aggregator_unreachable` as `others`.
+            Outage: `storage_unavailable`, also when the sum has to be made again; `aggregator_unreachable` as `others`.
         """
         others = self.others()
         own = [item for item in contributors.items() if item[0] not in others]
@@ -258,10 +261,10 @@ class Folding:
         folding = self
         with self._lock:
             # in the record's order: a float64 sum in another one may differ in its last bit
-            fits = not (self._spoiled or self._sum.taken) and list(self._folded.items()) == own[: len(self._folded)]
+            fits = not self._sum.taken and list(self._folded.items()) == own[: len(self._folded)]
         if not fits:
-            with self._adding:  # what waits makes room for the updates of that other sum
-                self._spoiled = True
+            with self._adding:  # what waits, and the sum, make room for that other one
+                self._sum.discard()
                 self._ring.drain(lambda _: None)
             folding = Folding(self.descriptor, self.plan, self.key, self._updates, shard=self.shard, buffers=self._buffers)
             folding.resume()
@@ -276,6 +279,8 @@ class Folding:
             if self._folded != dict(own):
                 raise Refusal(Code.UPDATE_MISSING, "A partial sum counts updates that the round's record does not name.")
             total = self._sum
+            if total.taken:
+                raise Outage(Code.STORAGE_UNAVAILABLE, _USELESS)
             if isinstance(total, WeightedSum):
                 self._merge_others(total)
                 return total
@@ -338,15 +343,23 @@ class Folding:
         metrics.UPDATES_RECEIVED.inc()
         metrics.UPDATE_BYTES.inc(checked.opening.header.total_bytes)
         with metrics.FOLD_SECONDS.time(), self._adding:
-            self._add_rest()
+            self._add_begun()
             if self._folded.get(device) == digest:  # an outage had come before its last window
                 return
             self._refuse_another(device)
             self._half = _Half(device, digest, checked)
             self._add_rest()
 
+    def _add_begun(self) -> None:
+        """Add what is left of a large update that was begun, whoever asks; if it can't be had, that is its own fault alone."""
+        half = self._half
+        try:
+            self._add_rest()
+        except Refusal as refusal:
+            assert half is not None
+            self._refuse(half.device, half.digest, refusal)
+
     def _add_rest(self) -> None:
-        """Add what is left of a large update that was begun."""
         half = self._half
         if half is None:
             return
@@ -360,10 +373,20 @@ class Folding:
             else:
                 self._sum.fold(update)
         except Refusal:  # the storage gives other bytes than a moment ago
-            self._half, self._spoiled = None, half.next > 1
+            self._half = None
+            if half.next > 1:
+                self._sum.discard()
             raise
         self._half = None
         self._count(half.device, half.digest, update)
+
+    def _refuse(self, device: DeviceId, digest: str, refusal: Refusal) -> None:
+        with self._lock:
+            if device not in self._folded:
+                self._refused[device] = refusal.code
+            if refusal.code in _OF_THE_BYTES:  # without the error's traceback, whose frames hold what was read
+                self._wrong[device, digest] = refusal.code, refusal.detail[:_DETAIL_CHARACTERS]
+        metrics.UPDATES.labels(refusal.code).inc()
 
     def _refuse_another(self, device: DeviceId) -> None:
         if device in self._folded:
@@ -389,7 +412,7 @@ class Folding:
 
     def _add_checked(self) -> None:
         """Add to the sum what waits for it, in one pass over the sum."""
-        self._add_rest()
+        self._add_begun()
         self._ring.drain(self._add)
 
     def _add(self, opened: list[Opened]) -> None:

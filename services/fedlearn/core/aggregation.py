@@ -52,7 +52,8 @@ class TallyState(NamedTuple):
 class Tally:
     """How many updates, and what they say of themselves; it keeps no delta.
 
-    `taken` is whether what has been added up was given away, by `take_mean`; what is added afterwards is only counted.
+    `taken` is whether what has been added up was given away, by `take_mean`, or dropped; what is added afterwards is only
+    counted.
     """
 
     examples: int = field(init=False, default=0)
@@ -74,6 +75,10 @@ class Tally:
         if self.holdout_examples == 0:
             return {}
         return {name: value / self.holdout_examples for name, value in self._metrics.items()}
+
+    def discard(self) -> None:
+        """Drop what has been added up, and its memory."""
+        self.taken = True
 
     def state(self) -> TallyState:
         return TallyState(self.examples, self.updates, self.holdout_examples, dict(self._metrics))
@@ -167,10 +172,14 @@ class WeightedSum(Tally):
         return self._sum[part] / self._divisor()
 
     def take_mean(self) -> npt.NDArray[np.float64]:
-        divisor = self._divisor()
-        mean, self._sum, self.taken = self._sum, np.empty(0), True
+        divisor, mean = self._divisor(), self._sum
+        self.discard()
         mean /= divisor
         return mean
+
+    def discard(self) -> None:
+        Tally.discard(self)
+        self._sum = np.empty(0)
 
     def _divisor(self) -> int:
         if self.examples == 0:

@@ -1,4 +1,6 @@
+import gc
 import threading
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -7,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedlearn.adapters.memory import MemoryObjectStore
+from fedlearn.adapters.memory import MemoryBucket, MemoryObjectStore
 from fedlearn.aggregator import folding as folding_module
 from fedlearn.aggregator import ring, streaming
 from fedlearn.aggregator.folding import Folding
@@ -354,3 +356,62 @@ def test_the_hold_out_metrics_are_means_weighted_by_what_was_held_out(sealed: Se
     for device, digest in digests.items():
         folding.consider(device, digest)
     assert folding.total(digests).metrics() == pytest.approx({"loss": 1.75, "accuracy": 0.8})
+
+
+class Denying(MemoryObjectStore):
+    """A storage that takes no credential while `denies`."""
+
+    denies = False
+
+    def get(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
+        if self.denies:
+            raise Refusal(Code.STORAGE_DENIED, "The credential is being renewed.")
+        return super().get(key, start=start, length=length)
+
+
+def test_an_update_that_the_storage_denied_for_a_moment_is_not_wrong() -> None:
+    store = Denying(MemoryBucket())
+    sealed = SealedRound(store)
+    folding, digest = Folding(sealed.descriptor, sealed.plan, sealed.key, store), sealed.bring(A, random_update(PLAN, 1))
+    store.denies = True
+    assert refusal_of(folding, A, digest) is Code.STORAGE_DENIED
+    store.denies = False
+    folding.consider(A, digest)
+    assert folding.counts().folded == {A: digest}
+    assert folding.counts().refused == {}
+
+
+def test_what_a_refused_update_was_read_into_is_not_kept(sealed: SealedRound, folding: Folding) -> None:
+    plan = small_plan(weights=[{"shape": [500_000]}], update={"encoding": "float32"})
+    sealed = SealedRound(sealed.store, plan=plan)
+    folding = Folding(sealed.descriptor, plan, sealed.key, sealed.store)
+    update = random_update(plan, 1)
+    update.delta[-1] = np.nan
+    tracemalloc.start()
+    try:
+        for number in range(20):
+            device = DeviceId(f"device-{number}")
+            assert refusal_of(folding, device, sealed.bring(device, update)) is Code.UPDATE_NOT_FINITE
+            sealed.store.delete([found.key for found in sealed.store.list("")])
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < 3 * update.delta.nbytes
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_sum_that_is_of_no_more_use_makes_room_for_the_next() -> None:
+    plan = small_plan(weights=[{"shape": [2_000_000]}], update={"encoding": "int8"})
+    sealed = SealedRound(MemoryObjectStore(), plan=plan)
+    digests = {DeviceId(f"device-{i}"): sealed.bring(DeviceId(f"device-{i}"), random_update(plan, i)) for i in range(3)}
+    tracemalloc.start()
+    try:
+        folding = Folding(sealed.descriptor, plan, sealed.key, sealed.store)
+        for device, digest in digests.items():
+            folding.consider(device, digest)
+        folding.total(digests)
+        fits = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        folding.total(dict(list(digests.items())[:2]))
+        assert tracemalloc.get_traced_memory()[1] < 1.1 * fits
+    finally:
+        tracemalloc.stop()

@@ -6,7 +6,8 @@ import pytest
 from fedlearn.adapters.memory import MemoryBucket, MemoryObjectStore
 from fedlearn.aggregator import folding as folding_module
 from fedlearn.aggregator import streaming
-from fedlearn.aggregator.folding import Folding
+from fedlearn.aggregator.folding import Counts, Folding
+from fedlearn.aggregator.layout import update_key
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId
 from support.sealed import SealedRound, updates_of, weighted_mean
@@ -107,3 +108,47 @@ def test_a_storage_that_gives_other_bytes_the_second_time_spoils_nothing_that_is
     total = folding.total(others)
     assert np.abs(total.mean() - weighted_mean({device: updates[device] for device in others})).max() < 1e-12
     assert folding.counts().refused == {A: Code.UPDATE_TAMPERED}
+
+
+def test_an_update_of_which_the_rest_is_gone_costs_no_other_device_its_own(sealed: SealedRound, store: Counting) -> None:
+    updates = updates_of(2)
+    digests = {device: sealed.bring(device, update) for device, update in updates.items()}
+    reads, folding = reads_of_one(sealed, store, digests[A]), folding_of(sealed)
+    store.reads, store.fails_at = 0, reads - 1
+    with pytest.raises(Outage):
+        folding.consider(A, digests[A])
+    store.fails_at = None
+    store.delete([update_key(sealed.id, A, digests[A])])
+    (other,) = digests.keys() - {A}
+    folding.consider(other, digests[other])
+    assert folding.counts() == Counts({other: digests[other]}, {A: Code.NOT_FOUND})
+    assert (folding.total({other: digests[other]}).mean() == updates[other].delta).all()
+
+
+def test_a_sum_with_a_part_of_an_update_in_it_is_not_handed_over(sealed: SealedRound, store: Counting) -> None:
+    digests = {device: sealed.bring(device, update) for device, update in updates_of(3).items()}
+    reads, folding = reads_of_one(sealed, store, digests[A]), folding_of(sealed)
+    store.reads, store.changes_at = 0, reads - 1
+    with pytest.raises(Refusal):
+        folding.consider(A, digests[A])
+    store.changes_at = None
+    with pytest.raises(Refusal) as caught:
+        folding.save(final=True)
+    assert caught.value.code is Code.PARTIAL_SUM_DAMAGED
+    assert not folding.finished
+
+
+def test_a_total_whose_sum_is_spoiled_on_the_way_is_made_again(sealed: SealedRound, store: Counting) -> None:
+    updates = updates_of(3)
+    digests = {device: sealed.bring(device, update) for device, update in updates.items()}
+    reads, folding = reads_of_one(sealed, store, digests[A]), folding_of(sealed)
+    store.reads, store.fails_at = 0, reads - 1
+    with pytest.raises(Outage):
+        folding.consider(A, digests[A])
+    store.fails_at = None
+    store.delete([update_key(sealed.id, A, digests[A])])
+    others = {device: digest for device, digest in digests.items() if device != A}
+    with pytest.raises(Outage):
+        folding.total(others)
+    expected = weighted_mean({device: updates[device] for device in others})
+    assert np.abs(folding.total(others).mean() - expected).max() < 1e-12
