@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from fedlearn.aggregator.layout import CloseRecord, close_key
 from fedlearn.aggregator.open_round import OpenRound
@@ -12,6 +12,8 @@ from fedlearn.core.ids import RoundId
 from fedlearn.core.ports import ObjectStore
 from fedlearn.protocol.messages import RoundResult
 from fedlearn.protocol.plans import Plan
+
+Result = TypeVar("Result")
 
 
 class Closer:
@@ -53,12 +55,19 @@ class Closer:
         record = CloseRecord(contributors={**round_.folding.counts().folded, **others})
         # the model may be written beside its record: it counts only once it is reported, and that comes after both
         written, result = await asyncio.gather(
-            self._in_thread(self._updates.put_once, close_key(round_.id), record.model_dump_json().encode()),
+            self._write(round_, record),
             self._publish(round_, record),
+            return_exceptions=True,  # both have ended before this is called again
         )
-        if not written and (earlier := await self._record(round_.id)) != record:
+        if not _value(written) and (earlier := await self._record(round_.id)) != record:
             return await self._publish(round_, earlier)
-        return result
+        return _value(result)
+
+    async def _write(self, round_: OpenRound, record: CloseRecord) -> bool:
+        body = record.model_dump_json().encode()
+        written: bool = await self._in_thread(self._updates.put_once, close_key(round_.id), body)
+        round_.closed_before = True
+        return written
 
     async def _publish(self, round_: OpenRound, record: CloseRecord) -> RoundResult:
         folding = round_.folding
@@ -71,3 +80,9 @@ class Closer:
 
     async def _record(self, round_id: RoundId) -> CloseRecord:
         return CloseRecord.model_validate_json(await self._in_thread(self._updates.get, close_key(round_id)))
+
+
+def _value(end: Result | BaseException) -> Result:
+    if isinstance(end, BaseException):
+        raise end
+    return end

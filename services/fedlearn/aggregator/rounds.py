@@ -108,7 +108,8 @@ class Rounds:
                 continue
             try:
                 await persist(partial(self._find_again, round_id))
-            except Refusal as refusal:
+            except Exception as error:  # one odd object must not keep all other rounds waiting
+                refusal = _refusal_of(error)
                 _log.error("round can't be recovered", round=str(round_id), code=refusal.code, detail=refusal.detail)
                 lost.add(self._chore(self._reports.failure(round_id, refusal)))
         if lost:  # the server should know why before devices hear that these rounds take no updates, and drop out
@@ -210,6 +211,7 @@ class Rounds:
 
     def uploaded(self, round_: OpenRound, device: DeviceId, digest: str) -> None:
         """Take the hint that an update lies in storage."""
+        round_.inflow.keep(device)
         spawn(self._fold(round_, device, digest), round_.folds)
 
     # --- what the walk-through asks
@@ -253,6 +255,8 @@ class Rounds:
             body = await self._in_thread(self._updates.get, descriptor_key(round_id))
             descriptor = Descriptor.model_validate_json(body)
         except (Refusal, ValidationError) as error:
+            if isinstance(error, Refusal) and error.code is not Code.NOT_FOUND:  # the storage may give it to us later
+                raise Outage(error.code, error.detail) from error
             raise Refusal(Code.ROUND_UNKNOWN, f"Round {round_id} has no readable descriptor in storage.") from error
         key = SealingKey.unwrap(self._identity, descriptor.wrapped_key_bytes, round_id)
         folding = self._folding(descriptor, read_plan(json.dumps(descriptor.plan)), key)
@@ -283,11 +287,14 @@ class Rounds:
     async def _fold(self, round_: OpenRound, device: DeviceId, digest: str) -> None:
         with about(round=str(round_.id), device=device):
             await self._pace.before_folding(round_.id)
+            consider = partial(round_.folding.consider, device, digest)
             try:
-                consider = partial(round_.folding.consider, device, digest)
-                await persist(lambda: asyncio.get_running_loop().run_in_executor(self._folders, consider))
+                if not await persist(lambda: asyncio.get_running_loop().run_in_executor(self._folders, consider)):
+                    return
             except Refusal as refusal:
                 _log.warning("update refused", code=refusal.code, detail=refusal.detail)
+            except Exception:  # one odd update must not cost the round
+                _log.exception("update not folded")
             if round_.folding.plan.aggregation.rule is not None or round_.folding.folded_digest(device) is None:
                 round_.inflow.leave(device)  # no partial sum will make room for it
             round_.counted.set()
@@ -349,14 +356,21 @@ class Rounds:
                 await self._reports.result(round_.id, result)
                 round_.published = True
                 _log.info("model published", version=result.model.version, contributors=len(result.contributors))
-            except Refusal as refusal:
+            except Exception as error:  # otherwise the server waits for its time to be up
+                refusal = _refusal_of(error)
                 _log.error("round has no result", code=refusal.code, detail=refusal.detail)
                 await self._reports.failure(round_.id, refusal)
 
     async def _hand_over(self, round_: OpenRound) -> None:
         """Leave this aggregator's part of the sum in storage, where the first aggregator finds it."""
-        await persist(lambda: self.fold_stored(round_))
-        await persist(lambda: self._in_thread(partial(round_.folding.save, final=True)))
+        if not round_.folding.finished:  # otherwise what has come since is late
+            await persist(lambda: self.fold_stored(round_))
+        try:
+            await persist(lambda: self._in_thread(partial(round_.folding.save, final=True)))
+        except Refusal as refusal:
+            _log.error("part of the sum not handed over", code=refusal.code, detail=refusal.detail)
+            await self._begin_anew(round_)  # the server asks again
+            return
         round_.published = True
         _log.info("part of the sum handed over", contributors=len(round_.folding.counts().folded))
 
@@ -379,3 +393,11 @@ class Rounds:
 
     async def _in_thread(self, call: Callable[..., Result], *arguments: object) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
+
+
+def _refusal_of(error: Exception) -> Refusal:
+    """What the server is told; of what nobody foresaw the kind alone, since its words may hold what devices have sent."""
+    if isinstance(error, Refusal):
+        return error
+    _log.error("not foreseen", exc_info=error)
+    return Refusal(Code.INTERNAL, f"{type(error).__name__}: the aggregator's log says more.")

@@ -20,7 +20,7 @@ CATALOGUE: dict[Code, Entry] = {
     Code.METHOD_NOT_ALLOWED: Entry(405, "This address does not take that method: see /docs."),
     Code.BODY_TOO_LARGE: Entry(413, "The body is larger than this route takes."),
     Code.TOO_MANY_REQUESTS: Entry(429, "This caller asks too often: wait a moment."),
-    Code.BUSY: Entry(503, "The service has as many requests open as it may: try again in a moment."),
+    Code.BUSY: Entry(503, "The service has as much in hand as it may: try again in a moment."),
     Code.INTERNAL: Entry(500, "The service failed in a way it did not foresee: its log says more."),
     Code.UNAUTHENTICATED: Entry(401, "Send a valid token of this audience as 'Authorization: Bearer'."),
     Code.FORBIDDEN: Entry(403, "This identity may not do that."),

@@ -4,6 +4,7 @@ import pytest
 
 from fedlearn.aggregator import inflow as inflow_module
 from fedlearn.aggregator.inflow import Inflow
+from fedlearn.core.errors import Code, Outage
 from fedlearn.core.ids import DeviceId
 from support.desk import until
 
@@ -67,7 +68,7 @@ async def test_a_device_that_comes_back_keeps_its_new_place_as_long_as_any(monke
     late = asyncio.create_task(inflow.enter(DEVICES[PLACES]))
     await asyncio.sleep(0.2)
     assert not late.done()
-    await late
+    late.cancel()
 
 
 async def test_nobody_waits_for_a_round_that_takes_no_updates_any_more() -> None:
@@ -84,6 +85,7 @@ async def test_those_that_have_died_with_their_places_hold_up_nobody_for_longer_
 ) -> None:
     monkeypatch.setattr(inflow_module, "_SECONDS", 0.2)
     inflow = await full()
+    await asyncio.sleep(0.1)
     late = [asyncio.create_task(inflow.enter(device)) for device in DEVICES[PLACES:]]
     await asyncio.sleep(0.05)
     assert not any(task.done() for task in late)
@@ -105,3 +107,26 @@ async def test_few_updates_a_sum_leave_places_enough_to_keep_folding_busy() -> N
     await asyncio.sleep(0.05)
     assert not late.done()
     late.cancel()
+
+
+async def test_who_finds_no_place_in_time_is_asked_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    inflow = await full()
+    for device in DEVICES[:PLACES]:
+        inflow.keep(device)
+    monkeypatch.setattr(inflow_module, "_SECONDS", 0.1)
+    for _ in range(2):
+        with pytest.raises(Outage) as caught:
+            await inflow.enter(DEVICES[PLACES])
+        assert caught.value.code is Code.BUSY
+    inflow.leave(DEVICES[0])
+    await inflow.enter(DEVICES[PLACES])
+
+
+async def test_an_update_that_lies_in_storage_has_its_place_until_it_is_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inflow_module, "_SECONDS", 0.2)
+    inflow = await full()
+    for device in DEVICES[:PLACES]:
+        inflow.keep(device)
+    await asyncio.sleep(0.3)
+    with pytest.raises(Outage):
+        await inflow.enter(DEVICES[PLACES])

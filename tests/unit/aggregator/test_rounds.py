@@ -11,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedlearn.adapters.memory import MemoryObjectStore
+from fedlearn.aggregator import folding as folding_module
 from fedlearn.aggregator.layout import (
     CloseRecord,
     Descriptor,
@@ -20,13 +21,14 @@ from fedlearn.aggregator.layout import (
     round_prefix,
     updates_prefix,
 )
+from fedlearn.aggregator.publishing import Publisher
 from fedlearn.aggregator.rounds import Rounds
 from fedlearn.core.errors import Code, Outage, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.ports import Source, StoredObject
 from fedlearn.core.rounds import ModelRef
 from fedlearn.core.updates import Update
-from fedlearn.protocol.envelope import digest_of
+from fedlearn.protocol.envelope import UpdateContext, digest_of
 from fedlearn.protocol.messages import Model, RoundOpening, RoundResult, UpdatesReport, UploadRequest
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingKey
@@ -632,3 +634,117 @@ async def test_a_task_whose_rounds_might_close_with_too_few_to_be_published_gets
         assert refusal.value.code is Code.COHORT_TOO_SMALL
         key, _ = rounds.admission.place_model(TaskId("t"), minimum=3, mixed=3, size_bytes=100, sha256="0" * 64)
     assert key.startswith("t/models/")
+
+
+async def test_what_comes_after_the_close_record_is_late_though_publishing_has_to_be_tried_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    updates, put = updates_of(4), house.models.put
+    async with house.rounds() as rounds:
+        await feed(house, rounds, updates)
+
+        def away(*_: object, **__: object) -> None:
+            while house.updates.size(close_key(ROUND)) is None:
+                time.sleep(0.01)
+            house.sealed().bring(C, random_update(PLAN, 99))
+            monkeypatch.setattr(house.models, "put", put)
+            raise Outage(Code.STORAGE_UNAVAILABLE, "The storage is away.")
+
+        monkeypatch.setattr(house.models, "put", away)
+        round_ = await rounds.close(ROUND)
+        (result,) = await until(lambda: house.server.results)
+        assert set(result.contributors) == set(updates)
+        assert round_.folding.counts().folded.keys() == updates.keys()
+
+
+async def test_a_close_that_fails_as_nobody_foresaw_is_told_to_the_server(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house.rounds() as rounds:
+        await feed(house, rounds, updates_of(2))
+        monkeypatch.setattr(Publisher, "publish", lambda *_: 1 / 0)
+        await rounds.close(ROUND)
+        await until(lambda: house.server.failures)
+        assert house.server.failures == [(ROUND, Code.INTERNAL)]
+
+
+async def test_an_update_that_fails_as_nobody_foresaw_costs_its_device_alone(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    updates, open_coming = updates_of(3), folding_module.open_coming
+
+    def odd(*given: Any, context: UpdateContext, **more: Any) -> Update:
+        if context.device == "odd":
+            raise ZeroDivisionError
+        return open_coming(*given, context=context, **more)
+
+    monkeypatch.setattr(folding_module, "open_coming", odd)
+    async with house.rounds() as rounds:
+        open_round = await rounds.open(ROUND, OPENING)
+        odd_one = DeviceId("odd")
+        rounds.uploaded(open_round, odd_one, house.sealed().bring(odd_one, random_update(PLAN, 50)))
+        await feed(house, rounds, updates)
+        await rounds.close(ROUND)
+        (result,) = await until(lambda: house.server.results)
+        assert set(result.contributors) == set(updates)
+
+
+async def test_an_update_told_twice_has_its_place_until_it_is_folded(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_open, open_coming = threading.Event(), folding_module.open_coming
+
+    def slow(*given: Any, **more: Any) -> Update:
+        assert may_open.wait(10)
+        return open_coming(*given, **more)
+
+    monkeypatch.setattr(folding_module, "open_coming", slow)
+    async with house.rounds(save_every=50) as rounds:
+        round_ = await rounds.open(ROUND, OPENING)
+        left = []
+        monkeypatch.setattr(round_.inflow, "leave", left.append)
+        digest = house.sealed().bring(A, random_update(PLAN, 1))
+        rounds.uploaded(round_, A, digest)
+        await until(lambda: (A, digest) in round_.folding._busy)
+        rounds.uploaded(round_, A, digest)
+        await until(lambda: len(round_.folds) == 1)
+        assert left == []
+        may_open.set()
+        await until(lambda: round_.folding.folded_digest(A) == digest)
+
+
+async def test_a_storage_that_denies_a_descriptor_for_a_moment_loses_no_round(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    updates, get = updates_of(3), house.updates.get
+    async with house.rounds() as rounds:
+        await feed(house, rounds, updates)
+
+    def denied(key: str, **_: object) -> bytes:
+        monkeypatch.setattr(house.updates, "get", get)
+        raise Refusal(Code.STORAGE_DENIED, "The credential is being renewed.")
+
+    monkeypatch.setattr(house.updates, "get", denied)
+    async with house.rounds() as rounds:
+        assert house.server.failures == []
+        await rounds.close(ROUND)
+        (result,) = await until(lambda: house.server.results)
+        assert set(result.contributors) == set(updates)
+
+
+async def test_a_round_that_fails_as_nobody_foresaw_when_it_is_recovered_keeps_no_other_from_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house.rounds() as rounds:
+        await feed(house, rounds, updates_of(2))
+    other = RoundId(TaskId("another"), 1)
+    house.updates.put(descriptor_key(other), house.updates.get(descriptor_key(ROUND)))
+    unwrap = SealingKey.unwrap
+
+    def odd(identity: Ed25519PrivateKey, blob: bytes, round_: RoundId) -> SealingKey:
+        if round_ == other:
+            raise ZeroDivisionError
+        return unwrap(identity, blob, round_)
+
+    monkeypatch.setattr(SealingKey, "unwrap", odd)
+    async with house.rounds() as rounds:
+        await until(lambda: rounds.find(ROUND).folding.counts().folded.keys() == updates_of(2).keys())
+        assert house.server.failures == [(other, Code.INTERNAL)]

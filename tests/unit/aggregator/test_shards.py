@@ -18,6 +18,7 @@ from fedlearn.protocol.messages import Model, RoundOpening
 from fedlearn.protocol.tensors import decode_vector
 from support.desk import until
 from support.sealed import BASE, BASE_FILE, IDENTITY, PLAN, ROUND, SealedRound, next_model, updates_of
+from support.world import random_update
 from unit.aggregator.test_rounds import PlayedServer
 
 AGGREGATORS = 3
@@ -183,3 +184,31 @@ def test_a_sum_whose_owner_has_not_closed_is_not_merged() -> None:
     with pytest.raises(Refusal) as caught:
         first.total({**record, DeviceId("another"): "0" * 64})
     assert caught.value.code is Code.UPDATE_MISSING
+
+
+async def test_what_comes_after_the_last_partial_sum_is_late(houses: Houses) -> None:
+    updates, late = updates_of(8), next(one for i in range(99) if shard_of(one := DeviceId(f"late-{i}"), 2) == 1)
+    async with houses.all(range(2)) as (first, second):
+        await houses.bring([first, second], updates)
+        round_ = await second.close(ROUND)
+        await until(lambda: round_.published)
+        SealedRound(houses.updates, round_.folding.key).bring(late, random_update(PLAN, 99))
+        closing = (await second.close(ROUND)).closing
+        assert closing is not None
+        await closing
+        assert late not in round_.folding.counts().folded
+        await first.close(ROUND)
+        await committed_exactly(houses, updates)
+
+
+async def test_a_part_of_the_sum_that_is_spoiled_is_made_again_from_storage(houses: Houses) -> None:
+    updates = updates_of(8)
+    async with houses.all(range(2)) as (first, second):
+        await houses.bring([first, second], updates)
+        round_ = second.find(ROUND)
+        round_.folding._sum.discard()
+        await second.close(ROUND)
+        await until(lambda: second.newest() is not round_)
+        for aggregator in (second, first):
+            await aggregator.close(ROUND)
+        await committed_exactly(houses, updates)
