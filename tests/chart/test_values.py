@@ -7,6 +7,7 @@ import pytest
 import yaml
 from helm_python import HelmError
 
+from fedlearn.core.policy import RoundPolicy
 from fedlearn.protocol.aggregations import Aggregation, Rule
 from fedlearn.protocol.plans import Codec, ModelEncoding
 from support.chart import CHART, chart, render, values
@@ -153,6 +154,18 @@ def test_values_that_contradict_each_other_fail_with_the_way_out(given: dict[str
 )
 def test_values_that_go_together_are_taken(given: dict[str, Any]) -> None:
     assert render(given).manifests
+
+
+@pytest.mark.parametrize(
+    ("goal", "fraction"),
+    [(3, 0.5), (3, 2 / 3), (9, 5 / 9), (10, 0.1 + 0.2), (50, 0.14), (100, 0.55), (100, 0.07), (100_000, 0.00001), (7, 1)],
+)
+def test_the_chart_and_the_server_count_alike_with_how_few_a_round_may_close(goal: int, fraction: float) -> None:
+    minimum = RoundPolicy(goal=goal, min_fraction=fraction).minimum
+    task = {"goal": goal, "minFraction": fraction}
+    assert render({"task": task, "aggregator": {"minCohort": minimum}}).manifests
+    with pytest.raises(HelmError, match=rf"close with reports of {minimum}, "):
+        render({"task": task, "aggregator": {"minCohort": minimum + 1}})
 
 
 def test_the_schema_knows_every_strategy_rule_option_and_codec_and_no_other() -> None:

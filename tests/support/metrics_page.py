@@ -24,7 +24,6 @@ SECTIONS = {
     "": "Every service's",
 }
 _HEAD = ("| metric | kind | meaning | labels |", "|---|---|---|---|")
-_MANY = 14
 _INTRODUCTION = """# Metrics
 
 <!-- Written by tests/support/metrics_page.py from services/fedlearn/telemetry/metrics/; a test fails when they differ. -->
@@ -75,8 +74,7 @@ def _values(metric: MetricWrapperBase, index: int) -> str:
 
 
 def _words(values: Iterable[str]) -> list[str]:
-    found = [f"`{value}`" if value else "none" for value in dict.fromkeys(values)]
-    return found if len(found) <= _MANY else [*found[:_MANY], "…"]
+    return [f"`{value}`" if value else "none" for value in dict.fromkeys(values)]
 
 
 if __name__ == "__main__":

@@ -135,6 +135,13 @@ def test_what_is_not_foreseen_is_counted_as_other() -> None:
         assert sample(name, **labels) == before + 1
 
 
+@pytest.mark.parametrize("code", [Code.UPDATE_SHAPE, Code.NOT_FOUND, Code.STORAGE_DENIED, Code.BAD_REQUEST])
+def test_what_may_become_of_an_update_is_counted_from_the_start_and_on_the_page(code: Code) -> None:
+    assert sample("fedlearn_updates_total", result=code) is not None
+    (row,) = (line for line in page().splitlines() if line.startswith("| `fedlearn_updates_total`"))
+    assert f"`{code}`" in row
+
+
 @pytest.mark.parametrize(("status", "kind"), [(204, "2xx"), (304, "2xx"), (409, "4xx"), (500, "5xx"), (503, "5xx")])
 def test_an_answer_is_counted_by_its_class(status: int, kind: str) -> None:
     http.prepare(["GET /tested"])

@@ -10,7 +10,8 @@
 {{- end -}}
 {{- $task := .Values.task -}}
 {{- if $task.enabled -}}
-{{- $fewest := ceil (mulf $task.goal $task.minFraction) -}}
+{{- /* as core/policy.py counts: what floats add is not rounded up */ -}}
+{{- $fewest := ceil (mulf $task.goal $task.minFraction 0.999999999999) -}}
 {{- if lt (int $fewest) (int .Values.aggregator.minCohort) -}}
 {{- fail (printf "by task.goal = %v and task.minFraction = %v a round may close with reports of %v, but the aggregator publishes nothing of fewer than aggregator.minCohort = %v devices: raise task.minFraction or task.goal" $task.goal $task.minFraction $fewest .Values.aggregator.minCohort) -}}
 {{- end -}}

@@ -399,11 +399,11 @@ class Folding:
             self._refused.pop(device, None)
 
     def _open(self, device: DeviceId, digest: str, memory: memoryview, opened: Memory) -> Update:
-        most, context = self.plan.max_examples, self._context(device)
+        plan, context = self.plan, self._context(device)
         try:
             with self._updates.reading(update_key(self.descriptor.id, device, digest)) as source:
                 return open_coming(
-                    source, digest, key=self.key, context=context, form=self._form, max_examples=most, memory=memory, out=opened
+                    source, digest, key=self.key, context=context, form=self._form, plan=plan, memory=memory, out=opened
                 )
         except Refusal as refusal:
             if refusal.code is Code.NOT_FOUND:

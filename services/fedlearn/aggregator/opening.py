@@ -6,6 +6,7 @@ from fedlearn.aggregator.forms import Form, Memory
 from fedlearn.core.ports import Source
 from fedlearn.core.updates import Update, check_claims
 from fedlearn.protocol.envelope import Coming, UpdateContext
+from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingKey
 from fedlearn.telemetry.metrics import aggregator as metrics
 
@@ -17,7 +18,7 @@ def open_coming(
     key: SealingKey,
     context: UpdateContext,
     form: Form,
-    max_examples: int,
+    plan: Plan,
     memory: memoryview,
     out: Memory,
 ) -> Update:
@@ -43,7 +44,7 @@ def open_coming(
         return piece
 
     update = form.open(Coming(source.size, take), key=key, context=context, digest=digest, memory=out)
-    check_claims(update, max_examples=max_examples)
+    check_claims(update, max_examples=plan.max_examples, figures=plan.figures)
     metrics.FETCH_SECONDS.observe(waited)
     metrics.OPEN_SECONDS.observe(time.perf_counter() - began - waited)
     return update

@@ -1,12 +1,13 @@
 """What the server is told of a round: who is counted, the next model, or why there is none."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from fedlearn.adapters.http import persist
 from fedlearn.aggregator.open_round import OpenRound
 from fedlearn.aggregator.peers import ServerClient
-from fedlearn.core.errors import Refusal
+from fedlearn.core.errors import Outage, Refusal, SetupError
 from fedlearn.core.ids import RoundId
 from fedlearn.protocol.messages import RoundResult, UpdatesReport
 from fedlearn.telemetry.logs import log
@@ -31,7 +32,7 @@ class Reports:
             counts = round_.folding.counts()
             report = UpdatesReport(reported=tuple(counts.folded), refused=dict(counts.refused.items()))
             try:
-                await persist(partial(self._server.report_updates, round_.id, report))
+                await _tell(partial(self._server.report_updates, round_.id, report))
             except Refusal as refusal:
                 _log.warning("the server takes no report", round=str(round_.id), code=refusal.code, detail=refusal.detail)
 
@@ -39,11 +40,26 @@ class Reports:
         """Raises:
         Refusal: the server's.
         """
-        await persist(lambda: self._server.report_result(round_id, result))
+        await _tell(lambda: self._server.report_result(round_id, result))
 
     async def failure(self, round_id: RoundId, why: Refusal) -> None:
         """A server that does not take it has ended the round without."""
         try:
-            await persist(lambda: self._server.report_failure(round_id, why))
+            await _tell(lambda: self._server.report_failure(round_id, why))
         except Refusal as answer:
             _log.warning("the server takes no failure", code=answer.code, detail=answer.detail)
+
+
+async def _tell(word: Callable[[], Awaitable[None]]) -> None:
+    """Raises:
+    Refusal: the server's.
+    """
+
+    async def once() -> None:
+        try:
+            await word()
+        except SetupError as error:  # a token's file that can't be read just now: as good as an outage
+            _log.warning("the server can't be told", code=error.code, detail=error.detail)
+            raise Outage(error.code, error.detail) from error
+
+    await persist(once)

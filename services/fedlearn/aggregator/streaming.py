@@ -66,7 +66,7 @@ class Reader:
         start, length = header.span(0)
         sealed = self._store.get(key, start=start, length=length)
         checked = Checked(key, opening, open_metadata(opening, sealed, context))
-        check_claims(checked.update, max_examples=self._plan.max_examples)
+        check_claims(checked.update, max_examples=self._plan.max_examples, figures=self._plan.figures)
         for _ in self.windows(checked, 1):
             pass
         return checked

@@ -50,13 +50,16 @@ class RoundPolicy:
 
     @property
     def minimum(self) -> int:
-        return max(1, math.ceil(self.goal * self.min_fraction))
+        return max(1, self._times_goal(self.min_fraction))
 
     @property
     def selection(self) -> Quorum:
-        wanted = math.ceil(self.goal * self.over_selection)
-        return Quorum(self.minimum, wanted, self.selection_timeout_seconds)
+        return Quorum(self.minimum, self._times_goal(self.over_selection), self.selection_timeout_seconds)
 
     @property
     def reporting(self) -> Quorum:
         return Quorum(self.minimum, self.goal, self.reporting_timeout_seconds)
+
+    def _times_goal(self, fraction: float) -> int:
+        """Rounded up, but for what floats add: 100 * 0.55 is 55.00000000000001. The chart's checks count likewise."""
+        return math.ceil(self.goal * fraction * (1 - 1e-12))

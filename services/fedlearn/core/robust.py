@@ -63,6 +63,7 @@ class TrimmedMean:
 
     def combine(self, rows: Rows, out: Floats) -> None:
         cut = int(self.fraction * len(rows) + 1e-9)  # 0.29 * 100 is 28.999999999999996
+        cut = min(cut, (len(rows) - 1) // 2)  # and 0.4999999999 * 10 is not 5: one or two are left
         _mean_of_ordered(rows, range(cut, len(rows) - cut), out)
 
 

@@ -300,11 +300,7 @@ def _reporting(round_: Round, event: Event, now: float) -> Step:
 def _aggregation(round_: Round, event: Event, now: float) -> Step:
     if isinstance(event, Aggregated):
         aggregate = event.aggregate
-        counted = {
-            device: Participant(Standing.REPORTED) if device in aggregate.contributors else participant
-            for device, participant in round_.participants.items()
-        }
-        ended = _end(replace(round_, participants=counted, aggregate=aggregate), Phase.COMMITTED, now)
+        ended = _end(replace(_settle(round_, aggregate.contributors), aggregate=aggregate), Phase.COMMITTED, now)
         return ended, (CommitModel(round_.base, aggregate.model), SweepRound())
     if now >= (round_.deadline or math.inf):
         return _end(round_, Phase.ABANDONED, now, Code.AGGREGATION_TIMEOUT), (SweepRound(),)
@@ -338,6 +334,14 @@ def _count_updates(round_: Round, event: UpdatesCounted) -> Round:
         if round_.participants[device].standing in OUTSTANDING and device not in changes:
             changes[device] = Participant(Standing.REFUSED, event.refused[device])
     return _stand(round_, changes)
+
+
+def _settle(round_: Round, contributors: frozenset[DeviceId]) -> Round:
+    """Whose update is in the result has reported, and nobody else: one that was counted after the close is in no model."""
+    late = set(round_.devices(Standing.REPORTED)) - contributors
+    released = dict.fromkeys(late, Participant(Standing.RELEASED))
+    reported = dict.fromkeys(contributors & round_.participants.keys(), Participant(Standing.REPORTED))
+    return _stand(round_, {**released, **reported})
 
 
 def _stand(round_: Round, changes: Mapping[DeviceId, Participant]) -> Round:

@@ -1,6 +1,6 @@
 """A device's update, and what makes one valid."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,8 @@ from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.kernels import all_finite
 
 Vector = npt.NDArray[np.float32]
+
+_LARGEST = float(np.finfo(np.float32).max)  # of a metric: no sum of what many devices held out overflows float64
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +32,24 @@ class Update:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-def check_claims(update: Update, *, max_examples: int) -> None:
+def check_claims(update: Update, *, max_examples: int, figures: Collection[str]) -> None:
     """Check what an update says of itself against its plan.
 
+    Args:
+        figures: the names of the metrics that the plan has devices report.
+
     Raises:
-        Refusal: `update_examples`, or `update_not_finite` for a metric.
+        Refusal: `update_examples`; `update_not_finite` for a metric that float32 can't hold; `update_too_large` for one of
+            another name, or devices could give a result more metrics than it may have.
     """
     if not 1 <= update.examples <= max_examples:
         raise Refusal(Code.UPDATE_EXAMPLES, f"{update.examples} examples; the plan allows 1 to {max_examples}.")
     if not 0 <= update.holdout_examples <= max_examples:
         raise Refusal(Code.UPDATE_EXAMPLES, f"{update.holdout_examples} held out; the plan allows 0 to {max_examples}.")
-    if not all(np.isfinite(value) for value in update.metrics.values()):
-        raise Refusal(Code.UPDATE_NOT_FINITE, "A metric is NaN or infinite.")
+    if not all(abs(value) <= _LARGEST for value in update.metrics.values()):
+        raise Refusal(Code.UPDATE_NOT_FINITE, "A metric is NaN, infinite or too large for float32.")
+    if not update.metrics.keys() <= set(figures):
+        raise Refusal(Code.UPDATE_TOO_LARGE, f"A metric is none that the plan has devices report: {', '.join(figures)}.")
 
 
 def check_finite(values: npt.NDArray[Any]) -> None:

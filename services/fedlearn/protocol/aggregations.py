@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from fedlearn.core.errors import Code, Refusal
+from fedlearn.protocol.messages import MAX_DEVICES_A_ROUND
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 LearningRate = Annotated[float, Field(gt=0, le=100)]
@@ -57,7 +58,7 @@ class MedianPlan(_Rule):
 
 class TrimmedMeanPlan(_Rule):
     name: Literal["trimmed_mean"]
-    trim_fraction: Annotated[float, Field(gt=0, lt=0.5)] = 0.2
+    trim_fraction: Annotated[float, Field(ge=1 / MAX_DEVICES_A_ROUND, lt=0.5)] = 0.2
 
     @property
     def least_reports(self) -> int:

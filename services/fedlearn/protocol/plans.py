@@ -25,6 +25,7 @@ from fedlearn.protocol.aggregations import Aggregation, FedAvgPlan, Strict
 MAX_PARAMETERS = 500_000_000
 KEEP_FRACTION = 0.01
 MAX_EXACT = 65_536
+MAX_METRICS = 99  # beside the loss: what an update says, and a result, are at most 100 numbers
 
 ALLOWED_CLASSES = frozenset(
     {
@@ -258,7 +259,7 @@ class Plan(_Grown):
     architecture: dict[str, Any]
     loss: Name = "sparse_categorical_crossentropy"
     loss_options: dict[Name, bool | int | Finite] = Field(default_factory=dict, max_length=10)
-    metrics: tuple[str, ...] = ("accuracy",)
+    metrics: Annotated[tuple[Name, ...], Field(max_length=MAX_METRICS)] = ("accuracy",)
     training: LocalTraining = LocalTraining()
     evaluation_batch_size: Annotated[int, Field(ge=1, le=65536)] = 1000
     update: UpdateFormat = UpdateFormat()
@@ -285,6 +286,11 @@ class Plan(_Grown):
     @property
     def parameters(self) -> int:
         return sum(spec.elements for spec in self.weights)
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """What devices report the means of on their hold-outs, by name."""
+        return ("loss", *self.metrics)
 
     @cached_property
     def canonical(self) -> bytes:

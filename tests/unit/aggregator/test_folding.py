@@ -157,6 +157,14 @@ WRONG: dict[str, tuple[Code, Callable[[SealedRound], bytes]]] = {
         Code.UPDATE_EXAMPLES,
         lambda r: r.seal(A, replace(GOOD, holdout_examples=1001)),
     ),
+    "with a metric that no sum can hold": (
+        Code.UPDATE_NOT_FINITE,
+        lambda r: r.seal(A, replace(GOOD, holdout_examples=1000, metrics={"loss": 1e308})),
+    ),
+    "with metrics that the plan does not name": (
+        Code.UPDATE_TOO_LARGE,
+        lambda r: r.seal(A, replace(GOOD, metrics={f"metric-{i}": 1.0 for i in range(100)})),
+    ),
     "larger than any update of the plan": (Code.UPDATE_TOO_LARGE, lambda r: b"\0" * 200_000),
 }
 

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -212,6 +213,23 @@ async def test_each_refusal_is_reported_with_its_code(house: House) -> None:
         rounds.uploaded(open_round, A, "0" * 64)
         await until(lambda: house.server.reports)
         assert house.server.reports[-1].refused == {A: Code.UPDATE_MISSING}
+
+
+@pytest.mark.parametrize("save_every", [2, 100], ids=["with partial sums", "without"])
+async def test_whatever_figures_a_device_gives_the_round_has_its_result(house: House, save_every: int) -> None:
+    honest, largest = updates_of(3), float(np.finfo(np.float32).max)
+    liars = {
+        A: replace(random_update(PLAN, 5), holdout_examples=1000, metrics={"loss": 1e308}),
+        B: replace(random_update(PLAN, 6), metrics={f"metric-{i}": 1.0 for i in range(100)}),
+        C: replace(random_update(PLAN, 7), holdout_examples=1000, metrics={"loss": largest, "accuracy": -largest}),
+    }
+    async with house.rounds(save_every=save_every) as rounds:
+        await bring(house, rounds, {**liars, **honest})
+        await until(lambda: house.server.reported() == {C, *honest})
+        await rounds.close(ROUND)
+        result = (await until(lambda: house.server.results))[0]
+        assert set(result.contributors) == {C, *honest}
+        assert result.metrics.keys() == {"loss", "accuracy"}
 
 
 async def test_an_upload_whose_word_never_came_is_counted_at_the_close(house: House) -> None:

@@ -1,5 +1,6 @@
 """Each robust rule against its formula, written down once more in plain numpy over whole updates."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,13 @@ def test_the_trimmed_mean_leaves_out_the_largest_and_the_smallest(count: int, fr
     cut = int(np.floor(round(fraction * count, 9)))
     direct = np.sort(rows.astype(np.float64), axis=0)[cut : count - cut].mean(axis=0)
     np.testing.assert_allclose(by_windows(TrimmedMean(fraction), rows), direct, atol=1e-12)
+
+
+@pytest.mark.parametrize(("count", "fraction"), [(2, 0.4999999999), (10, 0.4999999999), (100, 0.49999999999)])
+def test_a_fraction_close_to_half_leaves_the_median(both: Iterator[None], count: int, fraction: float) -> None:
+    rows = some_rows(count)
+    for _ in both:
+        np.testing.assert_array_equal(by_windows(TrimmedMean(fraction), rows), by_windows(Median(), rows))
 
 
 @settings(max_examples=50, deadline=None)

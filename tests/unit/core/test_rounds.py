@@ -224,6 +224,14 @@ def test_the_aggregate_says_who_is_in_even_if_the_reports_did_not() -> None:
     assert round_.participants[C].standing is Standing.REPORTED
 
 
+def test_a_device_that_is_counted_after_the_close_and_is_not_in_the_aggregate_has_not_reported() -> None:
+    round_ = advance(in_reporting(), UpdatesCounted(frozenset({A, B}), {}), 1050.0)[0]
+    round_ = advance(round_, Tick(), 1102.0)[0]
+    round_ = advance(round_, UpdatesCounted(frozenset({A, B, C}), {}), 1102.5)[0]
+    round_ = advance(round_, Aggregated(Aggregate(NEXT, frozenset({A, B}), 20)), 1103.0)[0]
+    assert standings(round_) == {A: Standing.REPORTED, B: Standing.REPORTED, C: Standing.RELEASED}
+
+
 def test_an_aggregation_that_takes_too_long_is_abandoned() -> None:
     aggregation = in_aggregation()
     assert aggregation.deadline is not None

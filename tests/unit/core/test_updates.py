@@ -17,6 +17,9 @@ def with_value(value: float) -> np.ndarray:
     ("update", "code"),
     [
         pytest.param(Update(GOOD, 1, 1, {"loss": np.nan}), Code.UPDATE_NOT_FINITE, id="a metric that is NaN"),
+        pytest.param(Update(GOOD, 1, 1, {"loss": -np.inf}), Code.UPDATE_NOT_FINITE, id="a metric that is infinite"),
+        pytest.param(Update(GOOD, 1, 1, {"loss": -1e39}), Code.UPDATE_NOT_FINITE, id="a metric beyond float32"),
+        pytest.param(Update(GOOD, 1, 1, {"loss": 1.0, "mine": 1.0}), Code.UPDATE_TOO_LARGE, id="a metric of its own"),
         pytest.param(Update(GOOD, 0), Code.UPDATE_EXAMPLES, id="no example"),
         pytest.param(Update(GOOD, -5), Code.UPDATE_EXAMPLES, id="negative examples"),
         pytest.param(Update(GOOD, 101), Code.UPDATE_EXAMPLES, id="more examples than the plan allows"),
@@ -26,12 +29,13 @@ def with_value(value: float) -> np.ndarray:
 )
 def test_what_an_update_may_not_say_is_refused_with_its_code(update: Update, code: Code) -> None:
     with pytest.raises(Refusal) as refusal:
-        check_claims(update, max_examples=100)
+        check_claims(update, max_examples=100, figures=("loss", "accuracy"))
     assert refusal.value.code is code
 
 
-def test_what_it_may_say_is_accepted() -> None:
-    check_claims(Update(GOOD, 100, 100, {"loss": 0.5}), max_examples=100)
+@pytest.mark.parametrize("loss", [0.5, -float(np.finfo(np.float32).max)])
+def test_what_it_may_say_is_accepted(loss: float) -> None:
+    check_claims(Update(GOOD, 100, 100, {"loss": loss}), max_examples=100, figures=("loss", "accuracy"))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -36,6 +36,7 @@ def by_rule(**rule: Any) -> dict[str, Any]:
         pytest.param(by_rule(trim_fraction=0.1), "name", id="a rule without a name"),
         pytest.param(by_rule(name="trimmed_mean", trim_fraction=0.5), "trim_fraction", id="everything trimmed"),
         pytest.param(by_rule(name="trimmed_mean", trim_fraction=0), "trim_fraction", id="nothing trimmed"),
+        pytest.param(by_rule(name="trimmed_mean", trim_fraction=1e-320), "trim_fraction", id="nothing trimmed of any round"),
         pytest.param(by_rule(name="median", trim_fraction=0.1), "trim_fraction", id="another rule's option"),
         pytest.param(by_rule(name="krum", byzantine=-1), "byzantine", id="fewer than no attackers"),
         pytest.param(by_rule(name="krum", keep=3), "keep", id="Krum that keeps several"),
@@ -71,6 +72,7 @@ def test_a_plan_that_names_neither_rule_nor_proximal_term_is_the_plan_that_it_al
     [
         pytest.param({"name": "median"}, 1, id="median"),
         pytest.param({"name": "trimmed_mean", "trim_fraction": 0.2}, 5, id="trimmed mean"),
+        pytest.param({"name": "trimmed_mean", "trim_fraction": 1e-5}, 100_000, id="trimmed mean of the largest round"),
         pytest.param({"name": "krum", "byzantine": 2}, 7, id="Krum"),
         pytest.param({"name": "multi_krum", "byzantine": 2, "keep": 9}, 11, id="Multi-Krum that keeps many"),
     ],

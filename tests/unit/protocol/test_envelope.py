@@ -39,7 +39,7 @@ class TestRoundTrips:
         again = open_update(blob, key=key, context=context, plan=plan)
         np.testing.assert_array_equal(again.delta, update.delta)
         assert replace(again, delta=update.delta) == update
-        check_claims(again, max_examples=plan.max_examples)
+        check_claims(again, max_examples=plan.max_examples, figures=plan.figures)
 
     def test_float16_takes_half_the_bytes_and_rounds(
         self, update: Update, blob: bytes, key: SealingKey, context: UpdateContext, make_plan: Callable[..., Plan]
@@ -50,7 +50,7 @@ class TestRoundTrips:
         again = open_update(half, key=key, context=context, plan=plan)
         assert again.delta.dtype == np.float32
         np.testing.assert_allclose(again.delta, update.delta, rtol=2**-11, atol=2**-25)
-        check_claims(again, max_examples=plan.max_examples)
+        check_claims(again, max_examples=plan.max_examples, figures=plan.figures)
 
     def test_no_envelope_is_longer_than_the_plan_says(self, blob: bytes, plan: Plan) -> None:
         assert len(blob) <= layout_of(plan).max_bytes
@@ -233,7 +233,7 @@ class TestMetadata:
     def test_a_metric_that_is_not_finite_gets_no_further_than_the_validation(self, value: str) -> None:
         blob = sealed_saying(json.dumps(self.GOOD).replace("0.5", value).encode())
         with pytest.raises(Refusal) as refusal:
-            check_claims(open_update(blob, key=KEY, context=CONTEXT, plan=PLAN), max_examples=10)
+            check_claims(open_update(blob, key=KEY, context=CONTEXT, plan=PLAN), max_examples=10, figures=PLAN.figures)
         assert refusal.value.code is Code.UPDATE_NOT_FINITE
 
 

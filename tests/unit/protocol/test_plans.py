@@ -3,7 +3,18 @@ import copy
 import pytest
 
 from fedlearn.core.errors import Code, Refusal
-from fedlearn.protocol.plans import MAX_EXACT, MAX_PARAMETERS, LocalTraining, Plan, TensorSpec, exact_ranges, read_plan
+from fedlearn.protocol.envelope import Metadata
+from fedlearn.protocol.messages import Model, RoundResult
+from fedlearn.protocol.plans import (
+    MAX_EXACT,
+    MAX_METRICS,
+    MAX_PARAMETERS,
+    LocalTraining,
+    Plan,
+    TensorSpec,
+    exact_ranges,
+    read_plan,
+)
 from support.world import small_plan
 
 DENSE = {
@@ -131,10 +142,22 @@ def test_an_architecture_of_foreign_classes_is_refused_by_name(plan: dict[str, o
         pytest.param(plan_with(training={"learning_rate": 0}), "learning_rate", id="a learning rate of zero"),
         pytest.param(plan_with(training={"batch_size": 0}), "batch_size", id="empty batches"),
         pytest.param(plan_with(max_examples=0), "max_examples", id="no examples"),
+        pytest.param(plan_with(metrics=["m"] * (MAX_METRICS + 1)), "metrics", id="more metrics than a result has"),
+        pytest.param(plan_with(metrics=["m" * 101]), "metrics", id="a metric with a name that no update can say"),
     ],
 )
 def test_a_faulty_plan_is_refused_with_the_place_of_its_fault(plan: dict[str, object], place: str) -> None:
     assert place in refusal_of(plan).detail
+
+
+def test_what_a_plan_of_the_most_metrics_measures_fits_an_update_and_a_result() -> None:
+    plan = Plan.model_validate(plan_with(metrics=[f"{number:0>100}" for number in range(MAX_METRICS)]))
+    measured = dict.fromkeys(plan.figures, 0.5)
+    assert len(measured) == MAX_METRICS + 1
+    Metadata(base="0" * 64, examples=1, holdout_examples=1, metrics=measured)
+    RoundResult(
+        model=Model(version=1, key="k", sha256="0" * 64, size_bytes=1), contributors=("a",), examples=1, metrics=measured
+    )
 
 
 def test_what_is_no_json_is_refused() -> None:

@@ -5,7 +5,11 @@ from prometheus_client import Counter, Histogram
 from fedlearn.core.errors import Code
 from fedlearn.telemetry.metrics.buckets import WORK_SECONDS
 
-UPDATES = Counter("fedlearn_updates_total", "Updates, by what became of them: folded, or the code of the refusal.", ["result"])
+UPDATES = Counter(
+    "fedlearn_updates_total",
+    "Updates, by what became of them: folded, or the code of the refusal, which may be the object storage's.",
+    ["result"],
+)
 UPDATES_RECEIVED = Counter("fedlearn_updates_received_total", "Updates read from object storage, whatever became of them.")
 UPDATE_BYTES = Counter("fedlearn_updates_received_bytes_total", "Bytes of updates read from object storage.")
 FETCH_SECONDS = Histogram("fedlearn_update_fetch_seconds", "Reading one update from object storage.", buckets=WORK_SECONDS)
@@ -17,7 +21,8 @@ PUBLISH_SECONDS = Histogram(
     "fedlearn_model_publish_seconds", "From the close of a round to its model's publication.", buckets=WORK_SECONDS
 )
 
-UPDATE_REFUSALS = tuple(code for code in Code if code.startswith("update_"))
+_OF_STORAGE = (Code.NOT_FOUND, Code.STORAGE_DENIED, Code.BAD_REQUEST)
+UPDATE_REFUSALS = (*(code for code in Code if code.startswith("update_")), *_OF_STORAGE)
 
 for _result in ("folded", *UPDATE_REFUSALS):
     UPDATES.labels(_result)
