@@ -1,4 +1,4 @@
-"""Weighted sums that merge: `fold` adds an update, `add_part` and `add_state` another partial sum, `mean` ends them.
+"""Weighted sums that merge: `fold` adds an update, `+` merges two partial sums, `mean` ends them.
 
 FedAvg, McMahan et al. 2017, algorithm 1: w_{t+1} = w_t + sum_k (n_k / n) delta_k.
 """
@@ -132,6 +132,15 @@ class WeightedSum(Tally):
             list(threads.map(add, range(0, self.parameters, step)))
         for update in updates:
             Tally.fold(self, update)
+
+    def __add__(self, other: "WeightedSum") -> "WeightedSum":
+        if self.parameters != other.parameters:
+            raise Refusal(Code.UPDATE_SHAPE, f"Sums of {self.parameters} and {other.parameters} parameters don't merge.")
+        merged = WeightedSum(self.parameters)
+        np.add(self._sum, other._sum, out=merged._sum)
+        for part in (self, other):
+            merged.add_state(part.state())
+        return merged
 
     def part(self, start: int, elements: int) -> npt.NDArray[np.float64]:
         """A view of the sum."""

@@ -64,10 +64,8 @@ def test_updates_are_added_to_the_same_bits_however_many_are_added_at_once(param
 @pytest.mark.parametrize("cut", [1, 5, 11])
 def test_partial_sums_merge_to_the_whole(cut: int) -> None:
     updates = some_updates(12, seed=1)
-    merged, other, whole = folded(updates[:cut]), folded(updates[cut:]), folded(updates)
-    for part in (slice(0, 30_000), slice(30_000, PARAMETERS)):
-        merged.add_part(part.start, other.part(part.start, part.stop - part.start))
-    merged.add_state(other.state())
+    merged = folded(updates[:cut]) + folded(updates[cut:])
+    whole = folded(updates)
     np.testing.assert_allclose(merged.mean(), whole.mean(), rtol=1e-9, atol=1e-12)
     assert (merged.examples, merged.updates, merged.holdout_examples) == (whole.examples, 12, whole.holdout_examples)
     assert merged.metrics() == pytest.approx(whole.metrics())
@@ -114,3 +112,9 @@ def test_a_sum_of_nothing_has_no_mean() -> None:
     with pytest.raises(Refusal) as refusal:
         WeightedSum(4).mean()
     assert refusal.value.code is Code.TOO_FEW_REPORTS
+
+
+def test_sums_of_different_models_do_not_merge() -> None:
+    with pytest.raises(Refusal) as refusal:
+        WeightedSum(4) + WeightedSum(5)
+    assert refusal.value.code is Code.UPDATE_SHAPE
