@@ -1,5 +1,7 @@
 """What tests of several kinds stand on."""
 
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +9,34 @@ import pytest
 
 from fedlearn.local.postgres import Postgres, find_programs
 from fedlearn.local.storage import LocalStorage
+
+# Hundreds of processes are started here. Without bytecode, which some containers switch off, each compiles all that it imports.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# What takes longest begins first, or one tester would be left with it when the others are done.
+_LONGEST = (
+    "test_chaos.py",
+    "test_own_model.py",
+    "test_recovery.py",
+    "test_console.py",
+    "test_run.py",
+    "test_rounds_of_layers.py",
+    "test_walkthrough.py",
+    "test_up.py",
+    "test_replicas.py",
+    "test_rounds.py",
+    "test_partial_sums.py",
+    "test_training.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        name = item.path.name
+        return _LONGEST.index(name) if name in _LONGEST else len(_LONGEST), "integration" not in item.path.parts
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
