@@ -16,24 +16,25 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # What takes longest begins first, or one tester would be left with it when the others are done.
 _LONGEST = (
-    "test_chaos.py",
-    "test_own_model.py",
-    "test_recovery.py",
-    "test_console.py",
-    "test_run.py",
-    "test_rounds_of_layers.py",
-    "test_walkthrough.py",
-    "test_up.py",
-    "test_replicas.py",
-    "test_rounds.py",
-    "test_partial_sums.py",
-    "test_training.py",
+    "integration/test_chaos.py",
+    "integration/test_own_model.py",
+    "integration/test_recovery.py",
+    "browser/test_console.py",
+    "integration/test_run.py",
+    "learning/test_rounds_of_layers.py",
+    "integration/test_walkthrough.py",
+    "integration/test_up.py",
+    "integration/test_codecs.py",
+    "integration/test_replicas.py",
+    "integration/test_models_afterwards.py",
+    "integration/test_rounds.py",
+    "learning/test_training.py",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def place(item: pytest.Item) -> tuple[int, bool]:
-        name = item.path.name
+        name = "/".join(item.path.parts[-2:])
         return _LONGEST.index(name) if name in _LONGEST else len(_LONGEST), "integration" not in item.path.parts
 
     items.sort(key=place)
