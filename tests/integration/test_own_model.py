@@ -40,6 +40,14 @@ def run(world: World, *arguments: str, seconds: float = 300) -> "subprocess.Comp
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_core() -> None:
+    """As every process that trains does; the tests of `learning/` may follow in this one, and can't change it any more."""
+    from fedlearn.learning.runtime import use_one_core
+
+    use_one_core()
+
+
 Submit = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
