@@ -44,10 +44,11 @@ demo: $(VENV)/.run ## federated rounds on MNIST with five devices, on this machi
 .PHONY: test
 test: $(VENV)/.dev ## set up and run the tests (TESTS=path for some of them)
 	@$(BIN)/fedlearn data fetch mnist
-	@$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile $(TESTS)
+	@$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 .PHONY: check
-check: lint types imports test ## the gate: format, lint, types, import rules, tests
+check: lint imports ## the gate: format, lint, types, import rules, tests
+	@$(MAKE) --no-print-directory --jobs=2 types test # mypy has one core, which tests leave idle now and then
 
 .PHONY: lint
 lint: $(VENV)/.dev ## format and lint, changing nothing

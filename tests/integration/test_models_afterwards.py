@@ -135,7 +135,9 @@ def test_an_exported_model_loads_in_plain_keras_and_scores_what_fedlearn_says(tm
 
     from fedlearn.data.datasets import CACHE, find
     from fedlearn.data.shards import as_examples
-    from fedlearn.learning.runtime import keras, tf
+    from fedlearn.learning.runtime import keras, tf, use_one_core
+
+    use_one_core()  # as the tests of `learning/` do, which may follow in this process and can't change it any more
 
     test = as_examples(find("mnist", cache=CACHE).test)
     model = keras.saving.load_model(tmp_path / "model.keras")

@@ -2,9 +2,10 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import fedlearn
+from fedlearn.cli import main
 from support.fleet import devices
 from support.world import World
 
@@ -30,17 +32,45 @@ def task() -> fedlearn.Task:
 """
 
 
-def run(world: World, *arguments: str, token: bool = True, seconds: float = 300) -> "subprocess.CompletedProcess[str]":
+def run(world: World, *arguments: str, seconds: float = 300) -> "subprocess.CompletedProcess[str]":
     """A command as a person types it, who has set the server's address and the operators' token."""
-    environment = {**os.environ, "FEDLEARN_SERVER_URL": world.server_url}
-    if token:
-        environment["FEDLEARN_OPERATOR_TOKEN"] = world.deployment.operator_token()
+    token = world.deployment.operator_token()
+    environment = {**os.environ, "FEDLEARN_SERVER_URL": world.server_url, "FEDLEARN_OPERATOR_TOKEN": token}
     command = [sys.executable, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
 
 
-def submit(world: World, *arguments: str, token: bool = True) -> "subprocess.CompletedProcess[str]":
-    return run(world, "-m", "fedlearn", "tasks", "submit", *arguments, token=token)
+@pytest.fixture(scope="module", autouse=True)
+def one_core() -> None:
+    """As every process that trains does; the tests of `learning/` may follow in this one, and can't change it any more."""
+    from fedlearn.learning.runtime import use_one_core
+
+    use_one_core()
+
+
+Submit = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def submit(world: World, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Submit:
+    """The same command, run by this process, which has TensorFlow already; a process of its own takes seconds to import it."""
+
+    def submit(*arguments: str, token: bool = True) -> "subprocess.CompletedProcess[str]":
+        command = ["fedlearn", "tasks", "submit", *arguments]
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", command)
+            patch.setenv("FEDLEARN_SERVER_URL", world.server_url)
+            if token:
+                patch.setenv("FEDLEARN_OPERATOR_TOKEN", world.deployment.operator_token())
+            before = signal.getsignal(signal.SIGTERM)
+            capfd.readouterr()
+            with pytest.raises(SystemExit) as end:
+                main()
+            signal.signal(signal.SIGTERM, before)
+        assert isinstance(end.value.code, int)
+        return subprocess.CompletedProcess(command, end.value.code, *capfd.readouterr())
+
+    return submit
 
 
 class Small(NamedTuple):
@@ -83,13 +113,14 @@ class TestATaskFile:
         path.write_text(TASK)
         return path
 
-    def test_is_checked_without_a_server(self, world: World, file: Path) -> None:
-        done = submit(world, str(file), "--check", "--server", "http://127.0.0.1:9")
+    def test_is_checked_without_a_server(self, submit: Submit, file: Path) -> None:
+        done = submit(str(file), "--check", "--server", "http://127.0.0.1:9")
         assert (done.returncode, done.stderr) == (0, "")
         assert "can be submitted as lines: 15 parameters, dataset lines" in done.stdout
 
     def test_is_submitted_once_however_often(self, world: World, file: Path) -> None:
-        first, again = (submit(world, str(file), "--task", "once", "--rounds", "5", "--devices", "7") for _ in range(2))
+        command = ("-m", "fedlearn", "tasks", "submit", str(file), "--task", "once", "--rounds", "5", "--devices", "7")
+        first, again = (run(world, *command) for _ in range(2))
         assert (first.returncode, first.stderr) == (0, "")
         assert first.stdout.startswith("Task once is running: 15 parameters")
         assert again.stdout == first.stdout
@@ -97,14 +128,14 @@ class TestATaskFile:
             assert (operator.task("once").rounds, operator.task("once").policy.goal) == (5, 7)
             operator.cancel("once")
 
-    def test_needs_the_operators_token(self, world: World, file: Path) -> None:
-        done = submit(world, str(file), token=False)
+    def test_needs_the_operators_token(self, submit: Submit, file: Path) -> None:
+        done = submit(str(file), token=False)
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1
 
-    def test_that_is_refused_is_one_sentence_with_its_code(self, world: World, file: Path) -> None:
+    def test_that_is_refused_is_one_sentence_with_its_code(self, submit: Submit, file: Path) -> None:
         file.write_text(TASK.replace("keras.layers.Dense(3", "keras.layers.Lambda(lambda x: x), keras.layers.Dense(3"))
-        done = submit(world, str(file))
+        done = submit(str(file))
         assert done.returncode == 1
         assert "Lambda" in done.stderr
         assert done.stderr.endswith("[layer_not_allowed]\n")

@@ -63,12 +63,18 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 
 
 @pytest.mark.parametrize(
-    ("moment", "signal_"),
-    [*((moment, signal.SIGINT) for moment in MOMENTS), ("in the first round", signal.SIGTERM)],
+    ("moment", "signal_", "learner"),
+    [
+        *(pytest.param(moment, signal.SIGINT, "keras", id=moment) for moment in MOMENTS),
+        # SIGTERM ends it in the same way, so that nothing needs to train
+        pytest.param("in the first round", signal.SIGTERM, "synthetic", id="in the first round, by SIGTERM"),
+    ],
 )
-def test_an_interruption_at_any_moment_leaves_no_process_behind(tmp_path: Path, moment: str, signal_: signal.Signals) -> None:
+def test_an_interruption_at_any_moment_leaves_no_process_behind(
+    tmp_path: Path, moment: str, signal_: signal.Signals, learner: str
+) -> None:
     out = tmp_path / "run"
-    run = Run("run", "--devices", "2", "--rounds", "50", "--out", str(out), *PORTS)
+    run = Run("run", "--devices", "2", "--rounds", "50", "--learner", learner, "--out", str(out), *PORTS)
     wait_for(lambda: MOMENTS[moment](out), moment, seconds=120)
     if moment == "before anything":
         time.sleep(0.05)
@@ -148,7 +154,7 @@ def test_a_storage_that_does_not_start_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_service_that_dies_ends_the_run_with_its_name(tmp_path: Path) -> None:
-    run = Run("run", "--devices", "2", "--rounds", "50", "--out", str(tmp_path / "run"), *PORTS)
+    run = Run("run", "--devices", "2", "--rounds", "50", "--learner", "synthetic", "--out", str(tmp_path / "run"), *PORTS)
     wait_for(lambda: selecting(tmp_path / "run"), "the first round", seconds=120)
     for entry in Path("/proc").glob("[0-9]*"):
         try:

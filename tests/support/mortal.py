@@ -7,13 +7,15 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from fedlearn.adapters.objects import S3ObjectStore
 from fedlearn.adapters.s3 import S3Settings
 from fedlearn.aggregator import partials
 from fedlearn.aggregator.folding import Folding
 from fedlearn.aggregator.layout import Descriptor, read_update, updates_prefix
+from fedlearn.core.ids import DeviceId
 from fedlearn.local.seaweed import UPDATES
 from fedlearn.protocol.plans import read_plan
 from fedlearn.protocol.sealing import SealingKey, identity_from_pem
@@ -46,8 +48,12 @@ class MortalStore(S3ObjectStore):
         self._take(lambda: super(MortalStore, self).delete(keys))
 
 
-def main(told: dict[str, str]) -> None:
-    partials._PART_ELEMENTS = PART_ELEMENTS
+def fold(told: Mapping[str, Any]) -> Mapping[DeviceId, str]:
+    """Go on from what lies in storage, fold what is new, and write the partial sum, in which step `step` is the last; -1: none.
+
+    Returns:
+        The digest of each device's update that was folded.
+    """
     settings = S3Settings(endpoint_url=told["endpoint_url"], access_key=told["access"], secret_key=told["secret"])
     store = MortalStore(UPDATES, settings)
     descriptor = Descriptor.model_validate_json(told["descriptor"])
@@ -58,8 +64,9 @@ def main(told: dict[str, str]) -> None:
         folding.consider(*read_update(descriptor.id, found.key))
     store.taken, store.step, store.after = 0, int(told["step"]), bool(told["after"])
     folding.save()
-    sys.stdout.write(json.dumps(folding.counts().folded))
+    return folding.counts().folded
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    partials._PART_ELEMENTS = PART_ELEMENTS
+    fold(json.loads(sys.argv[1]))
