@@ -51,7 +51,7 @@ class Closer:
         """
         if round_.closed_before:
             return await self._publish(round_, await self._record(round_.id))
-        others = await self._in_thread(round_.folding.others)
+        others = await self._in_thread(round_.folding.others.contributors)
         record = CloseRecord(contributors={**round_.folding.counts().folded, **others})
         # the model may be written beside its record: it counts only once it is reported, and that comes after both
         written, result = await asyncio.gather(

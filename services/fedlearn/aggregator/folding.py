@@ -23,6 +23,7 @@ from fedlearn.aggregator.forms import Memory, Opened, form_of
 from fedlearn.aggregator.gathering import Sealed, SealedBlocks, combine, fetchers
 from fedlearn.aggregator.layout import Descriptor, update_key
 from fedlearn.aggregator.opening import open_coming
+from fedlearn.aggregator.others import Others
 from fedlearn.aggregator.partials import Chain, Partials
 from fedlearn.aggregator.strategies import rule_of
 from fedlearn.aggregator.streaming import Checked, Reader
@@ -99,8 +100,7 @@ class Folding:
         self._partials, self._chain = Partials(descriptor, plan, key, updates, shard), Chain()
         self._writing = threading.Lock()  # of partial sums
         self._tried: Chain | None = None  # one whose manifest may have been written, although nobody said so
-        self._others: dict[int, tuple[Partials, Chain, int]] = {}  # the other aggregators' sums, and how many parts are added
-        self._merged: set[int] = set()
+        self.others = Others(descriptor, plan, key, updates, shard)
         self._examples: dict[DeviceId, int] = {}
         self._folded: dict[DeviceId, str] = {}
         self._refused: dict[DeviceId, Code] = {}
@@ -228,31 +228,14 @@ class Folding:
         if final and not self.finished:  # what was tried before was not the last
             self.save(final=True)
 
-    def others(self) -> dict[DeviceId, str]:
-        """Whose updates the round's other aggregators have counted, by digest, once all have closed their part of it.
-
-        Raises:
-            Refusal: `partial_sum_damaged`.
-            Outage: `aggregator_unreachable` while one has not; `storage_unavailable`.
-        """
-        for shard in set(range(self.descriptor.aggregators)) - {self.shard} - self._others.keys():
-            partials = Partials(self.descriptor, self.plan, self.key, self._updates, shard)
-            chain = partials.read()
-            if not chain.final:
-                raise Outage(Code.AGGREGATOR_UNREACHABLE, f"Aggregator {shard} has not closed its part of the round yet.")
-            self._others[shard] = partials, chain, 0
-        return {
-            device: digest for shard in sorted(self._others) for device, digest in self._others[shard][1].contributors.items()
-        }
-
     def total(self, contributors: Mapping[DeviceId, str]) -> Total:
         """What exactly these updates give; what is folded already is used if it is a part of that.
 
         Raises:
             Refusal: when one of them can't be folded any more; `too_few_for_rule`.
-            Outage: `storage_unavailable`, also when the sum has to be made again; `aggregator_unreachable` as `others`.
+            Outage: `storage_unavailable`, also when the sum has to be made again; `aggregator_unreachable`.
         """
-        others = self.others()
+        others = self.others.contributors()
         own = [item for item in contributors.items() if item[0] not in others]
         if {**dict(own), **others} != dict(contributors):
             raise Refusal(
@@ -273,7 +256,7 @@ class Folding:
         return folding._total(own, contributors)
 
     def _total(self, own: list[tuple[DeviceId, str]], contributors: Mapping[DeviceId, str]) -> Total:
-        self.others()
+        self.others.contributors()
         with self._adding:
             self._add_checked()
             if self._folded != dict(own):
@@ -282,18 +265,10 @@ class Folding:
             if total.taken:
                 raise Outage(Code.STORAGE_UNAVAILABLE, _USELESS)
             if isinstance(total, WeightedSum):
-                self._merge_others(total)
+                self.others.merge_into(total)
                 return total
             tally, examples = copy(total), np.array(list(self._examples.values()), np.float64)
             return Combined(tally, self._combine(contributors, examples))
-
-    def _merge_others(self, total: WeightedSum) -> None:
-        for shard in sorted(self._others.keys() - self._merged):
-            partials, chain, added = self._others[shard]
-            for part in partials.load(chain, total, skip=added):
-                self._others[shard] = partials, chain, part + 1
-            total.add_state(chain.manifests[-1].tally)
-            self._merged.add(shard)
 
     def _combine(self, contributors: Mapping[DeviceId, str], examples: Floats) -> Floats:
         aggregation = self.plan.aggregation

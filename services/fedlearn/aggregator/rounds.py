@@ -109,9 +109,7 @@ class Rounds:
             try:
                 await persist(partial(self._find_again, round_id))
             except Exception as error:  # one odd object must not keep all other rounds waiting
-                refusal = _refusal_of(error)
-                _log.error("round can't be recovered", round=str(round_id), code=refusal.code, detail=refusal.detail)
-                lost.add(self._chore(self._reports.failure(round_id, refusal)))
+                lost.add(self._chore(self._reports.failure(round_id, error)))
         if lost:  # the server should know why before devices hear that these rounds take no updates, and drop out
             await asyncio.wait(lost, timeout=_TELL_SECONDS)
         self._recovered = True
@@ -357,9 +355,7 @@ class Rounds:
                 round_.published = True
                 _log.info("model published", version=result.model.version, contributors=len(result.contributors))
             except Exception as error:  # otherwise the server waits for its time to be up
-                refusal = _refusal_of(error)
-                _log.error("round has no result", code=refusal.code, detail=refusal.detail)
-                await self._reports.failure(round_.id, refusal)
+                await self._reports.failure(round_.id, error)
 
     async def _hand_over(self, round_: OpenRound) -> None:
         """Leave this aggregator's part of the sum in storage, where the first aggregator finds it."""
@@ -393,11 +389,3 @@ class Rounds:
 
     async def _in_thread(self, call: Callable[..., Result], *arguments: object) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
-
-
-def _refusal_of(error: Exception) -> Refusal:
-    """What the server is told; of what nobody foresaw the kind alone, since its words may hold what devices have sent."""
-    if isinstance(error, Refusal):
-        return error
-    _log.error("not foreseen", exc_info=error)
-    return Refusal(Code.INTERNAL, f"{type(error).__name__}: the aggregator's log says more.")

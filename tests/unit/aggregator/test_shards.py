@@ -176,9 +176,9 @@ def test_a_sum_whose_owner_has_not_closed_is_not_merged() -> None:
         (first, second)[shard_of(device, 2)].consider(device, digest)
     second.save()
     with pytest.raises(Outage):
-        first.others()
+        first.others.contributors()
     second.save(final=True)
-    record = {**first.counts().folded, **first.others()}
+    record = {**first.counts().folded, **first.others.contributors()}
     assert first.total(record).updates == 6
     assert sealed.store.list(partials_prefix(ROUND, 0)) == []
     with pytest.raises(Refusal) as caught:
