@@ -21,17 +21,17 @@ from support.trial import Trial
 from support.world import World, small_plan, wait_for
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
-WIDE, NARROW = 1280, 390
+WIDTH = 1280
 
 
 class Camera:
     def __init__(self, browser: Any, world: World) -> None:
         self._browser, self._world = browser, world
 
-    def take(self, name: str, ready: str, *, height: int, width: int = WIDE, dark: bool = False, before: Any = None) -> None:
+    def take(self, name: str, ready: str, *, height: int, before: Any = None) -> None:
         """A picture once `ready` is there."""
         context = self._browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", reduced_motion="reduce"
+            viewport={"width": WIDTH, "height": height}, color_scheme="light", reduced_motion="reduce"
         )
         page = context.new_page()
         page.goto(f"{self._world.server_url}/")
@@ -58,7 +58,7 @@ def world_of(storage: LocalStorage, browser: Any, **settings: str) -> Iterator[t
             world.stop()
 
 
-def empty_to_finished(storage: LocalStorage, browser: Any) -> None:
+def empty_to_abandoned(storage: LocalStorage, browser: Any) -> None:
     with world_of(storage, browser) as (world, camera):
         camera.take("empty", "#welcome", height=640)
         trial = Trial(world, "mnist-2nn")
@@ -76,8 +76,6 @@ def empty_to_finished(storage: LocalStorage, browser: Any) -> None:
         devices[2].drop_out(assignments[2], Code.DEVICE_STOPPING)
         wait_for(lambda: sum(standing == "reported" for standing, _ in trial.standings(37).values()) == 2, "two reports")
         camera.take("running", "#round:not([hidden])", height=1560)
-        camera.take("dark", "#round:not([hidden])", height=1560, dark=True)
-        camera.take("narrow", "#round:not([hidden])", height=1500, width=NARROW)
         spoilt = trial.update()
         trial.bring(devices[3], assignments[3], replace(spoilt, delta=np.full_like(spoilt.delta, np.nan)))
         trial.wait_for_standing(devices[3], "refused", 37)
@@ -98,23 +96,11 @@ def thousand(storage: LocalStorage, browser: Any) -> None:
         camera.take("1000-devices", ".tile:nth-child(900)", height=1240)
 
 
-def finished(storage: LocalStorage, browser: Any) -> None:
-    with world_of(storage, browser) as (world, camera):
-        trial = Trial(world, "mnist-cnn")
-        trial.submit(rounds=25, goal=5, min_fraction=0.5)
-        names = [f"{trial.name}-device-{i}" for i in range(6)]
-        give_past(world, trial.name, names, 28)
-        for name in names:
-            trial.device(name.removeprefix(f"{trial.name}-")).check_in(0.05)
-        wait_for(lambda: trial.state() == "completed", "the task to be complete")
-        camera.take("finished", "#charts:not([hidden])", height=1440)
-
-
 def main() -> None:
-    wanted = sys.argv[1:] or ["empty_to_finished", "finished", "thousand"]
+    wanted = sys.argv[1:] or ["empty_to_abandoned", "thousand"]
     with tempfile.TemporaryDirectory() as directory, LocalStorage(Path(directory)) as storage, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        for scene in (empty_to_finished, finished, thousand):
+        for scene in (empty_to_abandoned, thousand):
             if scene.__name__ in wanted:
                 scene(storage, browser)
         browser.close()

@@ -71,7 +71,8 @@ def _section(
 def _row(name: str, field: FieldInfo) -> str:
     variable = "FEDLEARN_" + name.replace(".", "__").upper()
     if name in GROUPS:
-        return f"| `{name}` | `{variable}__…` | {field.description or _first_line(GROUPS[name])} | see below | |"
+        meaning = field.description or _first_line(GROUPS[name])
+        return f"| `{name}` | `{variable}__…` | {meaning} | see below | {_group_default(field)} |"
     return f"| `{name}` | `{variable}` | {field.description} | {_values(name, field)} | {_default(field)} |"
 
 
@@ -98,6 +99,11 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     return "none" if field.default is None else f"`{field.default}`"
+
+
+def _group_default(field: FieldInfo) -> str:
+    """A group that may be left out has its settings' own defaults."""
+    return "required" if field.is_required() else "see below"
 
 
 def _first_line(kind: type[BaseModel]) -> str:

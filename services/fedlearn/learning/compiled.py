@@ -226,7 +226,11 @@ def _training(task: Task) -> LocalTraining:
     description = describe_optimizer(task.model.optimizer)
     try:
         return LocalTraining(
-            epochs=task.epochs, batch_size=task.batch_size, min_steps_fraction=task.min_steps_fraction, **description
+            epochs=task.epochs,
+            batch_size=task.batch_size,
+            min_steps_fraction=task.min_steps_fraction,
+            proximal_mu=task.proximal_mu,
+            **description,
         )
     except ValidationError as error:
         raise _refused(f"Devices cannot train so: {faults_of(error)}") from error

@@ -29,6 +29,7 @@ class Task:
         epochs: how often a device goes through its shard in one round.
         batch_size: examples of one local step.
         min_steps_fraction: above 0 to 1: the least part of its steps that a slow device may be given; 1 gives everybody all.
+        proximal_mu: FedProx's, 0 to 1000: what holds a device near the global model; 0 turns it off.
         target_accuracy: 0 to 1; a version that reaches it on the server's test set completes the task.
         policy: how many devices a round takes, and how long it waits.
         update: how deltas travel; `fedlearn.codec` makes it by name.
@@ -45,6 +46,7 @@ class Task:
     epochs: int = 1
     batch_size: int = 10
     min_steps_fraction: float = 1.0
+    proximal_mu: float = 0.0
     target_accuracy: float | None = None
     policy: Policy = field(default_factory=Policy)
     update: UpdateFormat = field(default_factory=UpdateFormat)

@@ -34,16 +34,16 @@ def refusal_of(made: Any, code: Code, **task: Any) -> str:
     return refusal.value.detail
 
 
-def test_a_plan_has_what_the_model_was_compiled_with() -> None:
+def test_a_plan_has_what_the_model_was_compiled_with_and_what_the_task_says() -> None:
     made = model(
         layers.Dense(5, activation="relu"),
         optimizer=keras.optimizers.AdamW(0.003, weight_decay=0.01, clipnorm=1.0),
         metrics=["acc", "sparse_top_k_categorical_accuracy"],
     )
-    plan, _ = prepare(Task(model=made, dataset="mine", epochs=2, batch_size=16, max_examples=99))
+    plan, _ = prepare(Task(model=made, dataset="mine", epochs=2, batch_size=16, proximal_mu=0.5, max_examples=99))
     clipping = {"by": "norm", "limit": 1.0}
     assert plan.training == LocalTraining(
-        learning_rate=0.003, epochs=2, batch_size=16, optimizer=Adam(), weight_decay=0.01, clipping=clipping
+        learning_rate=0.003, epochs=2, batch_size=16, optimizer=Adam(), weight_decay=0.01, clipping=clipping, proximal_mu=0.5
     )
     assert (plan.dataset, plan.loss, plan.metrics) == (
         "mine", "sparse_categorical_crossentropy", ("accuracy", "sparse_top_k_categorical_accuracy")
@@ -280,7 +280,9 @@ def test_what_no_device_could_train_is_refused_before_it_is_sent(made: Callable[
     assert named in refusal_of(made(), Code.PLAN_INVALID)
 
 
-@pytest.mark.parametrize(("field", "value"), [("epochs", 0), ("batch_size", 0), ("max_examples", 0), ("dataset", "")])
+@pytest.mark.parametrize(
+    ("field", "value"), [("epochs", 0), ("batch_size", 0), ("proximal_mu", -1), ("max_examples", 0), ("dataset", "")]
+)
 def test_a_setting_out_of_range_is_refused(field: str, value: Any) -> None:
     with pytest.raises(Refusal) as refusal:
         prepare(Task(**{"model": model(), "dataset": "mine", field: value}))

@@ -1,5 +1,6 @@
 """A task's file: what it may look like, and how its faults are told."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from fedlearn.core.errors import Code, Refusal, SetupError
 from fedlearn.core.learning import Examples, Shard
 from fedlearn.data.shards import read_shard, write_shard
 from fedlearn.learning.tasks import Task, load_task, task_name
+from fedlearn.protocol.eligibility import DeviceDemands
 from fedlearn.protocol.tensors import decode_model
+from fedlearn.protocol.views import Policy
 
 ROOT = Path(__file__).parents[3]
 GUIDE, EXAMPLES = ROOT / "docs" / "bring-your-own-model.md", ROOT / "examples"
@@ -58,6 +61,13 @@ def test_an_examples_file_can_be_submitted_as_it_is(name: str) -> None:
     path = EXAMPLES / f"{name}.py"
     task = load_task(path)
     assert prepare(task).plan.dataset == task.dataset == name.replace("_", "-")
+
+
+@pytest.mark.parametrize("kind", [Task, Policy, DeviceDemands], ids=lambda kind: kind.__name__)
+def test_the_guide_names_every_setting(kind: type) -> None:
+    rows = [line.split("|")[1] for line in GUIDE.read_text().splitlines() if line.startswith("| `")]
+    fields = {field.name for field in dataclasses.fields(kind)} if kind is Task else set(kind.model_fields)  # type: ignore[attr-defined]
+    assert not fields - set(re.findall(r"`(\w+)`", " ".join(rows)))
 
 
 def test_what_lies_beside_it_can_be_imported(tmp_path: Path) -> None:
