@@ -24,7 +24,7 @@ class Demands:
     Args:
         min_free_memory_bytes: a device that does not know its free memory meets 0 alone.
         min_examples: the least that its shard trains on.
-        runtime: a text that the device's runtime contains, such as "keras 3.".
+        runtime: a text that the device's runtime contains, such as "Keras 3.".
     """
 
     idle: bool = False

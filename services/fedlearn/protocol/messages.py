@@ -103,7 +103,7 @@ class CheckIn(Message):
         Field(ge=0, le=100_000_000, description="How many examples its shard trains on; 0 if it is unfit.", examples=[5400]),
     ]
     holdout_examples: Annotated[int, Field(ge=0, le=100_000_000)] = 0
-    runtime: Annotated[str, Field(max_length=200, examples=["fedlearn 0.1.0, keras 3.12, tensorflow 2.21"])] = ""
+    runtime: Annotated[str, Field(max_length=200, examples=["Keras 3.15.1 on TensorFlow 2.21.0"])] = ""
     conditions: DeviceConditions = DeviceConditions()
     labels: Annotated[
         dict[str, Annotated[int, Field(ge=0)]] | None,

@@ -135,7 +135,7 @@ class FleetView(Message):
                             "part": {"task": "mnist-2nn", "round": 4, "standing": "accepted"},
                             "dataset": "mnist",
                             "examples": 5400,
-                            "runtime": "fedlearn 0.1.0, keras 3.15.1, tensorflow 2.21.0",
+                            "runtime": "Keras 3.15.1 on TensorFlow 2.21.0",
                             "last_seen": "2026-11-24T06:00:21.512000Z",
                             "pod": {"state": "ready", "node": "kind-worker"},
                         },  # none with a None in it: FastAPI leaves those out of the document

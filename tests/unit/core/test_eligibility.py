@@ -2,7 +2,7 @@ import pytest
 
 from fedlearn.core.eligibility import Conditions, Demands, shortfall
 
-RUNTIME = "fedlearn 0.1.0, keras 3.15.1"
+RUNTIME = "Keras 3.15.1 on TensorFlow 2.21.0"
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ RUNTIME = "fedlearn 0.1.0, keras 3.15.1"
         pytest.param(Demands(min_free_memory_bytes=1), Conditions(), "memory", id="memory unknown"),
         pytest.param(Demands(min_examples=31), Conditions(), "examples", id="too few examples"),
         pytest.param(Demands(min_examples=30), Conditions(), None, id="just enough examples"),
-        pytest.param(Demands(runtime="keras 3."), Conditions(), None, id="the runtime"),
+        pytest.param(Demands(runtime="Keras 3."), Conditions(), None, id="the runtime"),
         pytest.param(Demands(runtime="keras 4."), Conditions(), "runtime", id="another runtime"),
     ],
 )
