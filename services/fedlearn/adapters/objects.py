@@ -292,9 +292,10 @@ class S3ObjectStore:
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
     ) -> str:
+        """A URL; an outage of who renews the credential is not waited out, since an event loop may be asking."""
         try:
             return signer.sign(method, key, seconds, headers=headers, params=params)
-        except BotoCoreError as error:
+        except (ClientError, BotoCoreError) as error:
             self._patient.refuse(Operation.SIGN, key, error)
 
     def _writer(self, key: str) -> str | None:

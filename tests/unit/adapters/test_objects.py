@@ -7,10 +7,13 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from botocore.credentials import RefreshableCredentials
+from botocore.exceptions import ClientError, ConnectTimeoutError, CredentialRetrievalError
 
 from fedlearn.adapters.objects import S3ObjectStore, object_store
 from fedlearn.adapters.s3 import S3Settings
@@ -206,6 +209,40 @@ def test_without_any_credential_the_calls_are_refused(storage: Storage, monkeypa
         refusal = refusal_of(call)
         assert (type(refusal), refusal.code) == (Refusal, Code.STORAGE_DENIED)
     assert storage.requests == []
+
+
+def said(status: int, code: str) -> ClientError:
+    details: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(details, "AssumeRoleWithWebIdentity")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "kind", "code"),
+    [
+        pytest.param(
+            CredentialRetrievalError(provider="a test", error_msg="none came"), Outage, Code.STORAGE_UNAVAILABLE, id="retrieval"
+        ),
+        pytest.param(ConnectTimeoutError(endpoint_url="https://sts"), Outage, Code.STORAGE_UNAVAILABLE, id="no connection"),
+        pytest.param(said(503, "ServiceUnavailable"), Outage, Code.STORAGE_UNAVAILABLE, id="a pause"),
+        pytest.param(said(403, "AccessDenied"), Refusal, Code.STORAGE_DENIED, id="refused"),
+    ],
+)
+def test_what_keeps_a_credential_from_its_renewal_is_told_by_whether_it_passes(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, trouble: Exception, kind: type[FedlearnError], code: Code
+) -> None:
+    def renew() -> dict[str, str]:
+        raise trouble
+
+    over = datetime.now(UTC)
+    passing = RefreshableCredentials("key", "secret", "token", over, refresh_using=renew, method="a test")
+    monkeypatch.setattr("fedlearn.adapters.s3._session.get_credentials", lambda: passing)
+    store = storage.store(access_key=None, secret_key=None)
+    for call in (
+        lambda: store.sign_get("key", seconds=60),
+        lambda: store.sign_put("key", size_bytes=1, sha256="0" * 64, seconds=60),
+    ):
+        found = refusal_of(call)
+        assert (type(found), found.code) == (kind, code)
 
 
 @pytest.mark.parametrize(
