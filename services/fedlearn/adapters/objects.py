@@ -19,6 +19,7 @@ from fedlearn.adapters.sources import Arriving, Held
 from fedlearn.config import StorageSettings
 from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
 from fedlearn.core.ports import Part, Source, StoredObject, UploadGrant
+from fedlearn.protocol.parts import PART_BYTES, SINGLE_BYTES
 from fedlearn.telemetry.metrics import storage as metrics
 from fedlearn.telemetry.metrics.storage import Operation
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     )
 
 _SIGNED_SECONDS = 300  # of a URL that is used at once; clocks may differ a little
-_SINGLE_BYTES, _PART_BYTES = 64 << 20, 16 << 20
 _KEYS_PER_DELETE = 1000  # S3's own limit
 
 
@@ -104,7 +104,7 @@ class S3ObjectStore:
             metrics.READ_BYTES.inc(source.arrived)
 
     def put(self, key: str, body: bytes | memoryview, *, sha256: str | None = None) -> None:
-        if len(body) > _SINGLE_BYTES:
+        if len(body) > SINGLE_BYTES:
             self._put_in_parts(key, memoryview(body))
             return
         if sha256 is not None and self._write(Operation.PUT, key, body, _bound(len(body), sha256)):
@@ -191,8 +191,8 @@ class S3ObjectStore:
         upload_id = self.begin_parts(key)
         try:
             parts: list[CompletedPartTypeDef] = []
-            for start in range(0, len(body), _PART_BYTES):
-                part, number = bytes(body[start : start + _PART_BYTES]), len(parts) + 1
+            for start in range(0, len(body), PART_BYTES):
+                part, number = bytes(body[start : start + PART_BYTES]), len(parts) + 1
                 sha256 = base64.b64encode(hashlib.sha256(part).digest()).decode()
                 send = partial(self._client.upload_part, Bucket=self._bucket, Key=key, UploadId=upload_id, PartNumber=number)
                 sent = self._patient.call(Operation.PARTS, key, partial(send, Body=part, ChecksumSHA256=sha256))
