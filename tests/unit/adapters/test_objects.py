@@ -71,7 +71,7 @@ class Storage:
                         self.wfile.write(answer.body)
                 self.close_connection = not answer.status or answer.length is not None
 
-            do_GET = do_PUT = do_POST = do_HEAD = _answer  # noqa: N815 - the names that http.server calls
+            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _answer  # noqa: N815 - the names that http.server calls
 
             def log_message(self, *_: Any) -> None:
                 """Tests tell by their results."""
@@ -286,6 +286,29 @@ def test_a_taken_key_is_told_by_who_has_written_it(storage: Storage) -> None:
     storage.script = [taken, taken, Answer(200, headers={"x-amz-meta-writer": "another"})]
     assert not storage.store().put_once("key", b"body")
     assert [request.method for request in storage.requests] == ["PUT", "PUT", "HEAD"]
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["it had joined them", "it had not"])
+def test_a_lost_answer_does_not_hide_that_the_parts_of_a_large_object_are_joined(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, ours: bool
+) -> None:
+    monkeypatch.setattr("fedlearn.adapters.objects.SINGLE_BYTES", 3)
+    digest = hashlib.sha256(hashlib.sha256(b"body").digest()).digest()
+    lies_there = {"x-amz-checksum-sha256": f"{base64.b64encode(digest).decode()}-1"}
+    storage.script = [
+        Answer(200, b"<InitiateMultipartUploadResult><UploadId>id</UploadId></InitiateMultipartUploadResult>"),
+        Answer(200, headers={"ETag": "tag"}),
+        Answer(0),
+        Answer(404, error("NoSuchUpload")),
+        Answer(200, headers=lies_there if ours else {}),
+        Answer(204),
+    ]
+    if ours:
+        storage.store().put("key", b"body")
+    else:
+        assert refusal_of(lambda: storage.store().put("key", b"body")).code is Code.STORAGE_UNAVAILABLE
+    methods = ["POST", "PUT", "POST", "POST", "HEAD", *([] if ours else ["DELETE"])]
+    assert [request.method for request in storage.requests] == methods
 
 
 # --- what is sent
