@@ -276,6 +276,35 @@ def test_models_to_8_mib_are_kept_for_the_next_round_and_no_larger_one(parameter
     assert total.taken is not kept
 
 
+class _Overtaken(Publisher):
+    """Another task's model is published when the last one has been looked at so many times."""
+
+    looks = 0
+
+    @property
+    def _last(self) -> Any:
+        self.looks -= 1
+        return self._true if self.looks >= 0 else self._other
+
+    @_last.setter
+    def _last(self, last: Any) -> None:
+        self._true, self._other = last, last and last._replace(sha256="0" * 64, weights=-last.weights, state={})
+
+
+@pytest.mark.parametrize("looks", range(5))
+def test_another_tasks_model_that_is_published_meanwhile_is_not_taken_for_the_base(looks: int) -> None:
+    desk = Desk(small_plan(aggregation={"strategy": "fedadam"}, model_encoding="float16"))
+    publisher = _Overtaken(desk.models)
+    first = desk.round(1, desk.base)
+    model = desk.close(first, bring(first, updates_of(3), range(3)), publisher).model
+    publisher.looks = looks
+    assert publisher.serve(model, desk.plan) == Publisher(desk.models).serve(model, desk.plan)
+    second = desk.round(2, model.ref())
+    record = bring(second, updates_of(3), range(3))
+    publisher.looks = looks
+    assert desk.close(second, record, publisher) == desk.close(second, record, Publisher(desk.models))
+
+
 class _Failing(MemoryObjectStore):
     def put(self, key: str, body: bytes | memoryview, *, sha256: str | None = None) -> None:
         raise Outage(Code.STORAGE_UNAVAILABLE, "It is down.")
