@@ -38,6 +38,11 @@ class StorageSettings(_Group):
             raise ValueError("access_key and secret_key go together")
         return self
 
+    @property
+    def renews(self) -> bool:
+        """Whether the credential is renewed now and then, so that to sign may take a call over the network."""
+        return self.access_key is None
+
 
 class IdentitySettings(_Group):
     """How callers' tokens are checked, and which service accounts play which role."""

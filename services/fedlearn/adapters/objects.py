@@ -19,11 +19,13 @@ from fedlearn.adapters.sources import Arriving, Held
 from fedlearn.config import StorageSettings
 from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
 from fedlearn.core.ports import Part, Source, StoredObject, UploadGrant
+from fedlearn.protocol.parts import PART_BYTES, SINGLE_BYTES
 from fedlearn.telemetry.metrics import storage as metrics
 from fedlearn.telemetry.metrics.storage import Operation
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import (
+        CompletedMultipartUploadTypeDef,
         CompletedPartTypeDef,
         DeleteTypeDef,
         GetObjectRequestTypeDef,
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     )
 
 _SIGNED_SECONDS = 300  # of a URL that is used at once; clocks may differ a little
-_SINGLE_BYTES, _PART_BYTES = 64 << 20, 16 << 20
 _KEYS_PER_DELETE = 1000  # S3's own limit
 
 
@@ -104,7 +105,7 @@ class S3ObjectStore:
             metrics.READ_BYTES.inc(source.arrived)
 
     def put(self, key: str, body: bytes | memoryview, *, sha256: str | None = None) -> None:
-        if len(body) > _SINGLE_BYTES:
+        if len(body) > SINGLE_BYTES:
             self._put_in_parts(key, memoryview(body))
             return
         if sha256 is not None and self._write(Operation.PUT, key, body, _bound(len(body), sha256)):
@@ -190,19 +191,27 @@ class S3ObjectStore:
         """As one piece it would have to be sent anew, all of it, whenever the storage pauses for longer than a timeout."""
         upload_id = self.begin_parts(key)
         try:
-            parts: list[CompletedPartTypeDef] = []
-            for start in range(0, len(body), _PART_BYTES):
-                part, number = bytes(body[start : start + _PART_BYTES]), len(parts) + 1
-                sha256 = base64.b64encode(hashlib.sha256(part).digest()).decode()
+            parts: list[Part] = []
+            for start in range(0, len(body), PART_BYTES):
+                part, number = bytes(body[start : start + PART_BYTES]), len(parts) + 1
+                sha256 = hashlib.sha256(part).hexdigest()
                 send = partial(self._client.upload_part, Bucket=self._bucket, Key=key, UploadId=upload_id, PartNumber=number)
-                sent = self._patient.call(Operation.PARTS, key, partial(send, Body=part, ChecksumSHA256=sha256))
-                parts.append({"PartNumber": number, "ETag": sent["ETag"], "ChecksumSHA256": sha256})
-            whole = partial(self._client.complete_multipart_upload, Bucket=self._bucket, Key=key, UploadId=upload_id)
-            self._patient.call(Operation.PARTS, key, partial(whole, MultipartUpload={"Parts": parts}))
+                sent = self._patient.call(Operation.PARTS, key, partial(send, Body=part, ChecksumSHA256=_checksum(sha256)))
+                parts.append(Part(len(part), sha256, sent["ETag"]))
+            self._patient.call(Operation.PARTS, key, partial(self._complete, key, upload_id, parts))
         except BaseException:
             with suppress(FedlearnError):
                 self._abort(key, upload_id)
             raise
+
+    def _complete(self, key: str, upload_id: str, parts: Sequence[Part]) -> None:
+        whole: CompletedMultipartUploadTypeDef = {"Parts": _described(parts)}
+        try:
+            self._client.complete_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload_id, MultipartUpload=whole)
+        except ClientError as error:
+            # the answer to an earlier attempt may have been lost although it had made them one
+            if error.response["Error"].get("Code") != "NoSuchUpload" or not self._has(key, parts):
+                raise
 
     def begin_parts(self, key: str) -> str:
         def begin() -> str:
@@ -218,15 +227,12 @@ class S3ObjectStore:
         return grants
 
     def join_parts(self, key: str, upload_id: str, parts: Sequence[Part]) -> bool:
-        described: list[CompletedPartTypeDef] = [
-            {"PartNumber": number, "ETag": part.tag, "ChecksumSHA256": _checksum(part.sha256)}
-            for number, part in enumerate(parts, start=1)
-        ]
+        whole: CompletedMultipartUploadTypeDef = {"Parts": _described(parts)}
 
         def join() -> bool:
             try:
                 self._client.complete_multipart_upload(
-                    Bucket=self._bucket, Key=key, UploadId=upload_id, MultipartUpload={"Parts": described}, IfNoneMatch="*"
+                    Bucket=self._bucket, Key=key, UploadId=upload_id, MultipartUpload=whole, IfNoneMatch="*"
                 )
             except ClientError as error:
                 code = error.response["Error"].get("Code")
@@ -292,9 +298,10 @@ class S3ObjectStore:
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
     ) -> str:
+        """A URL; an outage of who renews the credential is not waited out, since an event loop may be asking."""
         try:
             return signer.sign(method, key, seconds, headers=headers, params=params)
-        except BotoCoreError as error:
+        except (ClientError, BotoCoreError) as error:
             self._patient.refuse(Operation.SIGN, key, error)
 
     def _writer(self, key: str) -> str | None:
@@ -329,6 +336,13 @@ def object_store(settings: StorageSettings, bucket: str) -> S3ObjectStore:
 def _bound(size_bytes: int, sha256: str) -> dict[str, str]:
     """What a signed URL of an upload is bound to, as it has to be sent."""
     return {"Content-Length": str(size_bytes), "x-amz-checksum-sha256": _checksum(sha256)}
+
+
+def _described(parts: Sequence[Part]) -> list["CompletedPartTypeDef"]:
+    return [
+        {"PartNumber": number, "ETag": part.tag, "ChecksumSHA256": _checksum(part.sha256)}
+        for number, part in enumerate(parts, start=1)
+    ]
 
 
 def _checksum(sha256: str) -> str:

@@ -76,13 +76,16 @@ class Patient:
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     def refuse(self, name: Operation, key: str, error: ClientError | BotoCoreError) -> NoReturn:
-        """Raise what an answer means that does not pass.
+        """Raise what an answer means that is not waited out.
 
         Raises:
             Refusal: `not_found`, `storage_denied`, `bad_request`.
-            Outage: `storage_unavailable` where there is no bucket.
+            Outage: `storage_unavailable` where there is no bucket, or for an answer that passes.
         """
         where = f"{self._bucket}/{key}"
+        if _passes(error):
+            metrics.ERRORS.labels(name, Fault.OUTAGE).inc()
+            raise Outage(Code.STORAGE_UNAVAILABLE, f"The call on {where} can't be made now: {error}") from error
         if isinstance(error, ClientError) and status(error) == 404:
             if error.response["Error"].get("Code") == "NoSuchKey":
                 raise Refusal(Code.NOT_FOUND, f"There is no object {where}.") from error

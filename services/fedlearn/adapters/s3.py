@@ -81,7 +81,8 @@ class UrlSigner:
             headers: what has to be sent with it, to the letter.
 
         Raises:
-            BotoCoreError: without a credential.
+            BotoCoreError: without a credential, or when it can't be renewed.
+            ClientError: when who renews it does not.
         """
         if self._credentials is None:
             raise NoCredentialsError

@@ -5,6 +5,7 @@ crash, and one listing is enough to sweep.
 """
 
 import base64
+import re
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import MAX_AGGREGATORS, DeviceId, RoundId, TaskId, is_digest
 from fedlearn.protocol.messages import Digest, Model, RoundNumber, TaskName
+
+_ROUND = re.compile("([^/]+)/([0-9]{8,10})/")  # as `round_prefix` writes it
 
 
 class Descriptor(BaseModel):
@@ -47,7 +50,13 @@ class Descriptor(BaseModel):
 
     @property
     def wrapped_key_bytes(self) -> bytes:
-        return base64.b64decode(self.wrapped_key)
+        """Raises:
+        Refusal: `aggregator_key_lost` when it is no base64.
+        """
+        try:
+            return base64.b64decode(self.wrapped_key, validate=True)
+        except ValueError as error:
+            raise Refusal(Code.AGGREGATOR_KEY_LOST, f"The descriptor of round {self.id} is damaged.") from error
 
 
 class CloseRecord(BaseModel):
@@ -111,10 +120,8 @@ def state_key(task: TaskId, sha256: str) -> str:
 
 def read_round(key: str) -> RoundId | None:
     """The round whose thing lies under this key, None for a foreign key."""
-    parts = key.split("/")
-    if len(parts) < 3 or not parts[1].isdigit():
-        return None
-    return RoundId(TaskId(parts[0]), int(parts[1]))
+    found = _ROUND.match(key)
+    return None if found is None else RoundId(TaskId(found[1]), int(found[2]))
 
 
 def read_update(round_id: RoundId, key: str) -> tuple[DeviceId, str]:

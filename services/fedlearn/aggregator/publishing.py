@@ -89,14 +89,18 @@ class Publisher:
         """
         if plan.model_encoding == "float32":
             return None
-        known = self._last is not None and self._last.sha256 == base.sha256
-        weights = self._last.weights if known and self._last else decode_vector(self._get(base.key, base.sha256), plan)
+        kept = self._kept(base)
+        weights = kept.weights if kept is not None else decode_vector(self._get(base.key, base.sha256), plan)
         body = encode_model(unflatten(weights, plan), plan, encoding=plan.model_encoding)
         served = Model(
             version=base.version, key=served_key(base.key), sha256=hashlib.sha256(body).hexdigest(), size_bytes=len(body)
         )
         self._models.put(served.key, body, sha256=served.sha256)
         return served
+
+    def _kept(self, base: Model) -> _Base | None:
+        last = self._last  # read once: another task's model may be published meanwhile, in another thread
+        return last if last is not None and last.sha256 == base.sha256 else None
 
     def _base(
         self, descriptor: Descriptor, plan: Plan, states: StateFile | None
@@ -107,9 +111,9 @@ class Publisher:
             states: where the state is read to, if it isn't at hand.
         """
         base = descriptor.base
-        if self._last is not None and self._last.sha256 == base.sha256:
-            weights = self._last.weights
-            return self._last.state, ((part, weights[part]) for part in _parts(plan.parameters, _SPAN))
+        kept = self._kept(base)
+        if kept is not None:
+            return kept.state, ((part, kept.weights[part]) for part in _parts(plan.parameters, _SPAN))
         prefix = self._models.get(base.key, length=header_bytes(plan))
         start = check_header(prefix, base.size_bytes, plan)
         return self._get_state(TaskId(descriptor.task), state_of(prefix), states), self._read(base, prefix[:start], plan)

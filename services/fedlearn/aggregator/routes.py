@@ -1,8 +1,9 @@
 """The aggregator's API: rounds for the server, keys and uploads for devices."""
 
 import time
+from collections.abc import Callable
 from functools import partial
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Depends, Header
 from starlette.concurrency import run_in_threadpool
@@ -13,7 +14,7 @@ from fedlearn.adapters.identity import Caller
 from fedlearn.adapters.openapi import BY_TOKEN, problems
 from fedlearn.aggregator.open_round import OpenRound
 from fedlearn.aggregator.rounds import Rounds
-from fedlearn.config import AggregatorSettings
+from fedlearn.config import AggregatorSettings, StorageSettings
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId, device_id
 from fedlearn.protocol.messages import (
@@ -31,6 +32,7 @@ from fedlearn.protocol.parts import PartGrant, PartsDone, PartsRequest, PartsUpl
 from fedlearn.protocol.sealing import SignedSealingKey
 from fedlearn.protocol.tickets import TicketVerifier
 
+Result = TypeVar("Result")
 TicketHeader = Annotated[str, Header(alias=TICKET_HEADER, max_length=4096, description="The assignment's ticket.")]
 
 
@@ -71,13 +73,15 @@ def server_routes(rounds: Rounds, gate: Gate, settings: AggregatorSettings) -> A
 
     @router.post("/models", summary="A place for version 0 of a task.", responses=problems(*refusals, Code.COHORT_TOO_SMALL))
     async def place_model(request: ModelUploadRequest) -> ModelUpload:
-        key, grant = rounds.admission.place_model(
+        place = partial(
+            rounds.admission.place_model,
             TaskId(request.task),
             minimum=request.minimum,
             mixed=request.mixed,
             size_bytes=request.size_bytes,
             sha256=request.sha256,
         )
+        key, grant = await _signed(place, settings.storage)
         return ModelUpload(key=key, url=grant.url, headers=dict(grant.headers), valid_seconds=settings.upload_seconds)
 
     return router
@@ -116,13 +120,13 @@ def device_routes(rounds: Rounds, gate: Gate, tickets: TicketVerifier, settings:
     @router.post(
         "/uploads",
         summary="Ask where an update may go.",
-        responses=problems(*refusals, *by_ticket, Code.UPDATE_TOO_LARGE, Code.UPDATE_REPEATED),
+        responses=problems(*refusals, *by_ticket, *storage, Code.UPDATE_TOO_LARGE, Code.UPDATE_REPEATED),
     )
     async def grant(
         task: TaskName, number: RoundNumber, request: UploadRequest, caller: Device, ticket: TicketHeader
     ) -> Upload:
         round_, device = await let_in(task, number, caller, request.slot, ticket)
-        given = rounds.desk.grant(round_.folding, device, request)
+        given = await _signed(partial(rounds.desk.grant, round_.folding, device, request), settings.storage)
         return Upload(url=given.url, headers=dict(given.headers), valid_seconds=settings.upload_seconds)
 
     @router.post(
@@ -159,6 +163,11 @@ def device_routes(rounds: Rounds, gate: Gate, tickets: TicketVerifier, settings:
         rounds.uploaded(round_, device, hint.digest)
 
     return router
+
+
+async def _signed(sign: Callable[[], Result], storage: StorageSettings) -> Result:
+    """What `sign` gives; in a thread only if it may have to wait, since there and back costs more than to sign."""
+    return await run_in_threadpool(sign) if storage.renews else sign()
 
 
 def _shown(round_: OpenRound) -> RoundOpen:

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Annotated
 
 import numpy as np
@@ -88,6 +89,7 @@ def layout_of(plan: Plan) -> Layout:
     return _layout(plan.parameters, plan.update)
 
 
+@lru_cache(maxsize=64)
 def _layout(parameters: int, update: UpdateFormat) -> Layout:
     return Layout(parameters, update.encoding, update.window_elements, update.keep(parameters), update.exact)
 

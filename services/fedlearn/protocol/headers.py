@@ -5,7 +5,10 @@ The format, byte by byte, stands in docs/envelope.md; `windows` seals and opens.
 
 import hashlib
 import struct
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -30,7 +33,7 @@ class Span(NamedTuple):
     length: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: what is long to work out is worked out once
 class Layout:
     """How a vector is cut and encoded. Window 0 is the metadata, windows 1 to `windows` are the coordinates in order.
 
@@ -52,11 +55,17 @@ class Layout:
 
     def codec_at(self, index: int) -> Codec:
         """That of window `index` (from 1)."""
-        if not self.exact:
-            return self.codec
-        part = self.elements(index)
-        inside = ((max(start, part.start), min(stop, part.stop)) for start, stop in self.exact)
-        return Int8(tuple((start - part.start, stop - part.start) for start, stop in inside if start < stop))
+        return self._with_exact.get(index) or self.codec
+
+    @cached_property
+    def _with_exact(self) -> Mapping[int, Codec]:
+        """The codecs of those windows (from 1) in which something is exact."""
+        places: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for start, stop in self.exact:
+            for index in range(start // self.window_elements + 1, (stop - 1) // self.window_elements + 2):
+                part = self.elements(index)
+                places[index].append((max(start, part.start) - part.start, min(stop, part.stop) - part.start))
+        return {index: Int8(tuple(inside)) for index, inside in places.items()}
 
     @property
     def windows(self) -> int:
@@ -67,25 +76,26 @@ class Layout:
         """The header's length: what a ranged read fetches first."""
         return _FIXED.size + WRAPPED_BYTES + 4 * (1 + self.windows)
 
-    @property
+    @cached_property
     def max_bytes(self) -> int:
         """The longest that a sealed vector of this layout can be."""
         return self.header_bytes + MAX_METADATA_BYTES + TAG_BYTES + self._longest_body
 
-    @property
+    @cached_property
     def longest_piece(self) -> int:
         """Header, metadata and windows are read one by one; none of them can be longer."""
-        windows = range(1, self.windows + 1) if self.exact else (1,)
+        windows = (1, *self._with_exact)  # no window is longer than the first, unless something in it is exact
         return max(self.header_bytes, MAX_METADATA_BYTES + TAG_BYTES, *(self.sealed_bytes(i).stop - 1 for i in windows))
 
     @property
     def _longest_body(self) -> int:
-        if self.exact:
-            return sum(self.sealed_bytes(index).stop - 1 for index in range(1, self.windows + 1))
         codec, whole = self.codec, self.parameters // self.window_elements
         body = whole * codec.longest(self.window_elements) + self.windows * TAG_BYTES
         if whole < self.windows:
             body += codec.longest(self.parameters % self.window_elements)
+        for index, other in self._with_exact.items():
+            elements = len(self.elements(index))
+            body += other.longest(elements) - codec.longest(elements)
         if isinstance(codec, TopK):  # what one window holds is missing in the others
             body = min(body, codec.longest(self.parameters) + self.windows * (TAG_BYTES + codec.longest(0)))
         return body

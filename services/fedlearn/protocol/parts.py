@@ -1,4 +1,4 @@
-"""The messages by which a large update is uploaded in parts, so that a broken connection costs one of them."""
+"""What goes into storage in parts, so that a broken connection costs one of them, and the messages for a device's."""
 
 import hashlib
 from typing import Annotated
@@ -10,9 +10,9 @@ from fedlearn.core.ports import Part
 from fedlearn.protocol.messages import Digest, Message, ReadyUpdate, Seconds, Url
 
 PART_BYTES = 16 << 20
-"""What a large update is cut into; the last part is what is left."""
+"""What a large object is cut into; the last part is what is left."""
 SINGLE_BYTES = 64 << 20
-"""A longer update goes in parts."""
+"""A longer object goes in parts."""
 
 
 class PartsRequest(ReadyUpdate):

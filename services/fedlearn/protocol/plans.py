@@ -283,7 +283,7 @@ class Plan(_Grown):
             raise ValueError(f"the model has {self.parameters} parameters, more than {MAX_PARAMETERS}")
         return self
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         return sum(spec.elements for spec in self.weights)
 

@@ -7,10 +7,13 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from botocore.credentials import RefreshableCredentials
+from botocore.exceptions import ClientError, ConnectTimeoutError, CredentialRetrievalError
 
 from fedlearn.adapters.objects import S3ObjectStore, object_store
 from fedlearn.adapters.s3 import S3Settings
@@ -68,7 +71,7 @@ class Storage:
                         self.wfile.write(answer.body)
                 self.close_connection = not answer.status or answer.length is not None
 
-            do_GET = do_PUT = do_POST = do_HEAD = _answer  # noqa: N815 - the names that http.server calls
+            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _answer  # noqa: N815 - the names that http.server calls
 
             def log_message(self, *_: Any) -> None:
                 """Tests tell by their results."""
@@ -208,6 +211,40 @@ def test_without_any_credential_the_calls_are_refused(storage: Storage, monkeypa
     assert storage.requests == []
 
 
+def said(status: int, code: str) -> ClientError:
+    details: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(details, "AssumeRoleWithWebIdentity")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "kind", "code"),
+    [
+        pytest.param(
+            CredentialRetrievalError(provider="a test", error_msg="none came"), Outage, Code.STORAGE_UNAVAILABLE, id="retrieval"
+        ),
+        pytest.param(ConnectTimeoutError(endpoint_url="https://sts"), Outage, Code.STORAGE_UNAVAILABLE, id="no connection"),
+        pytest.param(said(503, "ServiceUnavailable"), Outage, Code.STORAGE_UNAVAILABLE, id="a pause"),
+        pytest.param(said(403, "AccessDenied"), Refusal, Code.STORAGE_DENIED, id="refused"),
+    ],
+)
+def test_what_keeps_a_credential_from_its_renewal_is_told_by_whether_it_passes(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, trouble: Exception, kind: type[FedlearnError], code: Code
+) -> None:
+    def renew() -> dict[str, str]:
+        raise trouble
+
+    over = datetime.now(UTC)
+    passing = RefreshableCredentials("key", "secret", "token", over, refresh_using=renew, method="a test")
+    monkeypatch.setattr("fedlearn.adapters.s3._session.get_credentials", lambda: passing)
+    store = storage.store(access_key=None, secret_key=None)
+    for call in (
+        lambda: store.sign_get("key", seconds=60),
+        lambda: store.sign_put("key", size_bytes=1, sha256="0" * 64, seconds=60),
+    ):
+        found = refusal_of(call)
+        assert (type(found), found.code) == (kind, code)
+
+
 @pytest.mark.parametrize(
     ("reason", "requests", "code"),
     [("AccessDenied", 1, Code.STORAGE_DENIED), ("InternalError", 3, None)],
@@ -249,6 +286,29 @@ def test_a_taken_key_is_told_by_who_has_written_it(storage: Storage) -> None:
     storage.script = [taken, taken, Answer(200, headers={"x-amz-meta-writer": "another"})]
     assert not storage.store().put_once("key", b"body")
     assert [request.method for request in storage.requests] == ["PUT", "PUT", "HEAD"]
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["it had joined them", "it had not"])
+def test_a_lost_answer_does_not_hide_that_the_parts_of_a_large_object_are_joined(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, ours: bool
+) -> None:
+    monkeypatch.setattr("fedlearn.adapters.objects.SINGLE_BYTES", 3)
+    digest = hashlib.sha256(hashlib.sha256(b"body").digest()).digest()
+    lies_there = {"x-amz-checksum-sha256": f"{base64.b64encode(digest).decode()}-1"}
+    storage.script = [
+        Answer(200, b"<InitiateMultipartUploadResult><UploadId>id</UploadId></InitiateMultipartUploadResult>"),
+        Answer(200, headers={"ETag": "tag"}),
+        Answer(0),
+        Answer(404, error("NoSuchUpload")),
+        Answer(200, headers=lies_there if ours else {}),
+        Answer(204),
+    ]
+    if ours:
+        storage.store().put("key", b"body")
+    else:
+        assert refusal_of(lambda: storage.store().put("key", b"body")).code is Code.STORAGE_UNAVAILABLE
+    methods = ["POST", "PUT", "POST", "POST", "HEAD", *([] if ours else ["DELETE"])]
+    assert [request.method for request in storage.requests] == methods
 
 
 # --- what is sent

@@ -21,7 +21,7 @@ from fedlearn.core.rounds import ModelRef
 from fedlearn.core.strategies import FedAdam
 from fedlearn.core.updates import Update
 from fedlearn.protocol.messages import RoundResult
-from fedlearn.protocol.plans import Plan, TensorSpec, read_plan
+from fedlearn.protocol.plans import Plan, read_plan
 from fedlearn.protocol.tensors import decode_vector, state_of
 from support.sealed import SealedRound, updates_of, weighted_mean
 from support.world import random_model, random_update, small_plan
@@ -32,6 +32,11 @@ WITH_STATE = ["fedavgm", "fedadagrad", "fedadam", "fedyogi"]
 
 def plan_of(strategy: str, **options: Any) -> Plan:
     return small_plan(aggregation={"strategy": strategy, **options})
+
+
+def plan_with(strategy: str, *lengths: int) -> Plan:
+    """One of weights that are vectors of these lengths."""
+    return small_plan(aggregation={"strategy": strategy}, weights=[{"shape": [length]} for length in lengths])
 
 
 class Desk:
@@ -171,7 +176,7 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def roomy_plan(strategy: str) -> Plan:
     """One whose parts are longer than the file's header."""
-    return plan_of(strategy).model_copy(update={"weights": (TensorSpec(shape=(3001,)), TensorSpec(shape=(2,)))})
+    return plan_with(strategy, 3001, 2)
 
 
 @pytest.mark.parametrize("rule", [None, {"name": "median"}], ids=["mean", "median"])
@@ -232,7 +237,7 @@ WIDE = 500_000
 
 def taken_to_publish(strategy: str) -> float:
     """The peak of the memory that is taken beside the sum, in model sizes, in a second round of this strategy."""
-    plan = plan_of(strategy).model_copy(update={"weights": (TensorSpec(shape=(WIDE,)),)})
+    plan = plan_with(strategy, WIDE)
     desk = Desk(plan)
     sealed = desk.round(1, desk.base)
     record = bring(sealed, {device: random_update(plan, i) for i, device in enumerate(updates_of(2))}, range(2))
@@ -262,13 +267,42 @@ def test_beside_the_sum_a_small_models_publishing_takes_its_file(monkeypatch: py
 
 @pytest.mark.parametrize(("parameters", "kept"), [(1_663_370, True), (2 << 20, True), ((2 << 20) + 1, False)])
 def test_models_to_8_mib_are_kept_for_the_next_round_and_no_larger_one(parameters: int, kept: bool) -> None:
-    plan = plan_of("fedavg").model_copy(update={"weights": (TensorSpec(shape=(parameters,)),)})
+    plan = plan_with("fedavg", parameters)
     desk, total = Desk(plan), WeightedSum(parameters)
     total.fold(random_update(plan, 5))
     publisher = Publisher(desk.models)
     publisher.publish(desk.round(1, desk.base).descriptor, plan, total, list(updates_of(2)))
     assert (publisher._last is not None) is kept
     assert total.taken is not kept
+
+
+class _Overtaken(Publisher):
+    """Another task's model is published when the last one has been looked at so many times."""
+
+    looks = 0
+
+    @property
+    def _last(self) -> Any:
+        self.looks -= 1
+        return self._true if self.looks >= 0 else self._other
+
+    @_last.setter
+    def _last(self, last: Any) -> None:
+        self._true, self._other = last, last and last._replace(sha256="0" * 64, weights=-last.weights, state={})
+
+
+@pytest.mark.parametrize("looks", range(5))
+def test_another_tasks_model_that_is_published_meanwhile_is_not_taken_for_the_base(looks: int) -> None:
+    desk = Desk(small_plan(aggregation={"strategy": "fedadam"}, model_encoding="float16"))
+    publisher = _Overtaken(desk.models)
+    first = desk.round(1, desk.base)
+    model = desk.close(first, bring(first, updates_of(3), range(3)), publisher).model
+    publisher.looks = looks
+    assert publisher.serve(model, desk.plan) == Publisher(desk.models).serve(model, desk.plan)
+    second = desk.round(2, model.ref())
+    record = bring(second, updates_of(3), range(3))
+    publisher.looks = looks
+    assert desk.close(second, record, publisher) == desk.close(second, record, Publisher(desk.models))
 
 
 class _Failing(MemoryObjectStore):

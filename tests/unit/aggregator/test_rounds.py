@@ -1,5 +1,6 @@
 import asyncio
 import hashlib
+import json
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -549,6 +550,19 @@ async def test_one_round_that_can_not_be_recovered_keeps_no_other_from_it(house:
     async with house.rounds() as rounds:
         assert rounds.find(ROUND).id == ROUND
         assert house.server.failures == [(RoundId(TaskId("broken"), 1), Code.ROUND_UNKNOWN)]
+
+
+async def test_a_damaged_wrapped_key_or_an_odd_key_keeps_no_round_from_recovery(house: House) -> None:
+    async with house.rounds() as rounds:
+        await rounds.open(ROUND, OPENING)
+    damaged = RoundId(TaskId("damaged"), 1)
+    descriptor = json.loads(house.updates.get(descriptor_key(ROUND)))
+    told = {**descriptor, "task": damaged.task, "round": damaged.number, "wrapped_key": descriptor["wrapped_key"][:-1]}
+    house.updates.put(descriptor_key(damaged), json.dumps(told).encode())
+    house.updates.put("x/²/y", b"")
+    async with house.rounds() as rounds:
+        assert rounds.find(ROUND).id == ROUND
+        assert house.server.failures == [(damaged, Code.AGGREGATOR_KEY_LOST)]
 
 
 async def test_what_a_round_without_a_descriptor_left_is_swept(house: House) -> None:

@@ -16,7 +16,7 @@ from fedlearn.core.rounding import BLOCK
 from fedlearn.core.sparsity import split
 from fedlearn.protocol.codecs import Int8, TopK, padded
 from fedlearn.protocol.codecs import _pack as pack
-from fedlearn.protocol.headers import Layout, read_header
+from fedlearn.protocol.headers import MAX_METADATA_BYTES, TAG_BYTES, Layout, read_header
 from fedlearn.protocol.sealing import SealingKey
 from fedlearn.protocol.windows import Opening, open_vector, seal_vector
 
@@ -290,6 +290,16 @@ class TestSealed:
         assert sizes["top_k"] < 0.0125 * bare
 
 
+class Counted(tuple[tuple[int, int], ...]):
+    """Exact ranges that know how often they were gone through."""
+
+    passes = 0
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        Counted.passes += 1
+        return super().__iter__()
+
+
 class TestExact:
     """Some coordinates of an int8 update stay float32."""
 
@@ -339,6 +349,38 @@ class TestExact:
             codec.decode(window, out)
             made.append((bytes(window), out.tobytes()))
         assert made[0] == made[1]
+
+    @pytest.mark.parametrize(
+        "exact",
+        [
+            pytest.param(((0, 3), (2000, 2100), (4999, 5000)), id="here and there"),
+            pytest.param(((0, 5000),), id="everywhere"),
+            pytest.param(((1024, 2048), (3072, 3073)), id="whole windows"),
+            pytest.param(((4100, 4200),), id="in the last"),
+            pytest.param((), id="nowhere"),
+        ],
+    )
+    def test_the_bounds_are_those_of_each_window_by_itself(self, exact: tuple[tuple[int, int], ...]) -> None:
+        layout, longest = Layout(5000, "int8", 1024, exact=exact), []
+        for index in range(1, layout.windows + 1):
+            part = layout.elements(index)
+            kept = [place for start, stop in exact for place in range(start, stop) if place in part]
+            codec = layout.codec_at(index)
+            assert isinstance(codec, Int8)
+            assert [part.start + place for start, stop in codec.exact for place in range(start, stop)] == kept
+            longest.append(codec.longest(len(part)) + TAG_BYTES)
+        before = layout.header_bytes, MAX_METADATA_BYTES + TAG_BYTES
+        assert layout.max_bytes == sum((*before, *longest))
+        assert layout.longest_piece == max(*before, *longest)
+
+    def test_they_are_gone_through_once_for_all_windows(self) -> None:
+        exact, before = Counted((1000 * number, 1000 * number + 100) for number in range(50)), Counted.passes
+        layout = Layout(50_000, "int8", 1024, exact=exact)
+        for _ in range(2):
+            assert layout.max_bytes > layout.longest_piece
+            for index in range(1, layout.windows + 1):
+                layout.codec_at(index)
+        assert Counted.passes == before + 1
 
     def test_one_that_is_nothing_but_exact_has_no_blocks(self) -> None:
         np.testing.assert_array_equal(through(Int8(((0, 2000),)), normal(2000)), normal(2000))

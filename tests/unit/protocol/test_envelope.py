@@ -22,7 +22,7 @@ from fedlearn.protocol.envelope import (
     read_header,
     seal,
 )
-from fedlearn.protocol.plans import Plan, TensorSpec
+from fedlearn.protocol.plans import Plan, TensorSpec, read_plan
 from fedlearn.protocol.sealing import SealingKey
 from fedlearn.protocol.windows import seal_vector
 
@@ -30,6 +30,10 @@ from fedlearn.protocol.windows import seal_vector
 @pytest.fixture(scope="module")
 def blob(update: Update, key: SealingKey, context: UpdateContext, plan: Plan) -> bytes:
     return seal(update, key=key.public, context=context, format=plan.update)
+
+
+def test_how_updates_of_a_plan_are_cut_is_worked_out_once(plan: Plan) -> None:
+    assert layout_of(plan) is layout_of(read_plan(plan.canonical))
 
 
 class TestRoundTrips:

@@ -22,7 +22,7 @@ from fedlearn.server.submission import start_task, submit_task
 from fedlearn.server.views import round_view, task_view, version_view
 
 _URL_SECONDS = 3600
-_PART_BYTES = 4 * 1024 * 1024
+_READ_BYTES = 4 * 1024 * 1024
 read = asyncio.to_thread
 
 
@@ -155,12 +155,12 @@ def _model_routes(router: APIRouter, coordinator: Coordinator, operator: list[An
     )
     async def download_file(task: TaskName, version: VersionNumber) -> StreamingResponse:
         ref = (await read(store.version, TaskId(task), version)).ref
-        first = await read(around.models.get, ref.key, length=min(_PART_BYTES, ref.size_bytes))
+        first = await read(around.models.get, ref.key, length=min(_READ_BYTES, ref.size_bytes))
 
         async def parts() -> AsyncIterator[bytes]:
             yield first
-            for start in range(len(first), ref.size_bytes, _PART_BYTES):
-                yield await read(around.models.get, ref.key, start=start, length=_PART_BYTES)
+            for start in range(len(first), ref.size_bytes, _READ_BYTES):
+                yield await read(around.models.get, ref.key, start=start, length=_READ_BYTES)
 
         headers = {
             "Content-Disposition": f'attachment; filename="{task}-{version}.safetensors"',
