@@ -252,10 +252,12 @@ class Rounds:
         try:
             body = await self._in_thread(self._updates.get, descriptor_key(round_id))
             descriptor = Descriptor.model_validate_json(body)
-        except (Refusal, ValidationError) as error:
-            if isinstance(error, Refusal) and error.code is not Code.NOT_FOUND:  # the storage may give it to us later
-                raise Outage(error.code, error.detail) from error
-            raise Refusal(Code.ROUND_UNKNOWN, f"Round {round_id} has no readable descriptor in storage.") from error
+        except Refusal as refusal:
+            if refusal.code is not Code.NOT_FOUND:  # the storage may give it to us later
+                raise Outage(refusal.code, refusal.detail) from refusal
+            raise Refusal(Code.ROUND_UNKNOWN, f"Round {round_id} has no descriptor in storage.") from refusal
+        except ValidationError as error:
+            raise Refusal(Code.AGGREGATOR_KEY_LOST, f"The descriptor of round {round_id} is damaged.") from error
         key = SealingKey.unwrap(self._identity, descriptor.wrapped_key_bytes, round_id)
         folding = self._folding(descriptor, read_plan(json.dumps(descriptor.plan)), key)
         await self._in_thread(folding.resume)

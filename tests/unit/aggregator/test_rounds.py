@@ -549,7 +549,7 @@ async def test_one_round_that_can_not_be_recovered_keeps_no_other_from_it(house:
     house.updates.put(descriptor_key(RoundId(TaskId("broken"), 1)), b"no descriptor")
     async with house.rounds() as rounds:
         assert rounds.find(ROUND).id == ROUND
-        assert house.server.failures == [(RoundId(TaskId("broken"), 1), Code.ROUND_UNKNOWN)]
+        assert house.server.failures == [(RoundId(TaskId("broken"), 1), Code.AGGREGATOR_KEY_LOST)]
 
 
 async def test_a_damaged_wrapped_key_or_an_odd_key_keeps_no_round_from_recovery(house: House) -> None:
