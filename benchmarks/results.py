@@ -73,7 +73,9 @@ def _beside(figure: Figure) -> str:
 
 def _measured(figure: Figure) -> str:
     shown = _number(figure.value, figure.unit)
-    return f"{shown} ({' to '.join(_number(value, '') for value in figure.between)})" if figure.between else shown
+    if figure.between is None or figure.between[0] == figure.between[1]:
+        return shown
+    return f"{shown} ({' to '.join(_number(value, '') for value in figure.between)})"
 
 
 def _number(value: float | None, unit: str) -> str:

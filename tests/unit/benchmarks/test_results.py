@@ -38,6 +38,7 @@ def test_what_is_level_with_a_peer_or_faster_is_not_marked() -> None:
 def test_the_least_and_the_most_stand_beside_their_median() -> None:
     assert "| 17.1 s (16.2 to 18.4) |" in show([Figure("a round", 17.1, "s", between=(16.2, 18.4))])
     assert "| not reached (49 to not reached) |" in show([Figure("a round", math.inf, "rounds", between=(49, math.inf))])
+    assert "| not reached |" in show([Figure("a round", math.inf, "rounds", between=(math.inf, math.inf))])
 
 
 def test_what_was_never_reached_misses_its_aim() -> None:
