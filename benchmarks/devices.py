@@ -139,7 +139,7 @@ def figures(part: str, devices: int | None, rounds: int) -> list[Figure]:
         Figure("that round's time, for each of its devices", 1000 * whole.seconds / count, "ms"),
         Figure("CPU of the device processes, for each device and round", 1000 * whole.cpu / count / whole.rounds, "ms"),
         Figure(f"memory of the device processes, together, {count:,} devices", whole.megabytes, "MB"),
-        Figure(f"memory of the device processes, together, by {count:,} devices", whole.megabytes / count, "MB"),
+        Figure(f"memory of the device processes, for each of {count:,} devices", whole.megabytes / count, "MB"),
         Figure(f"memory of the device processes, together, {fewer} devices", few.megabytes, "MB"),
         Figure(told, max(more, least) / (count - fewer), "MB"),
         Figure(f"the server's peak memory, {count:,} devices", whole.server, "MB"),
