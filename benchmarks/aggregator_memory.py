@@ -18,8 +18,8 @@ def main() -> None:
     few, many = peak(10), peak(100)
     figures = [
         Figure(f"peak resident memory, {ROUNDS} rounds of 10 updates of 6.65 MB", few, "MB"),
-        Figure(f"peak resident memory, {ROUNDS} rounds of 100 updates", many, "MB"),
-        Figure("100 by 10", many / few, "×", at_most=1.1),
+        Figure(f"peak resident memory, {ROUNDS} rounds of 100 updates of 6.65 MB", many, "MB"),
+        Figure("peak resident memory, rounds of 100 updates by those of 10", many / few, "×", at_most=1.1),
     ]
     print(show(figures))
 

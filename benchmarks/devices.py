@@ -10,7 +10,7 @@ each: of 200 each has 300, which are 0.9 MB of float32, of 1,000 it has 60. Two 
 is less than that can't be told.
 
 The updates bucket is listed twice a second. However many devices a round has, it may hold no more than twice `save_every`
-updates, and two partial sums in float64.
+updates, and two partial sums in float64; that is no aim where all of a round's updates are fewer.
 
     python benchmarks/devices.py [--part numpy|keras ...] [--devices N] [--rounds 3]
 """
@@ -132,21 +132,27 @@ def figures(part: str, devices: int | None, rounds: int) -> list[Figure]:
         )
     most_stored = 2 * (SAVE_EVERY * whole.update + 8 * PARAMETERS / 1e6)
     more, least = whole.megabytes - few.megabytes, _TOLD * whole.megabytes
-    told = "what one more device takes" if more > least else "what one more device takes is less than can be told"
+    told = "memory that one more device takes" if more > least else "memory that one more device takes: less than can be told"
+    all_updates = count * whole.update
     return [
         Figure(f"a round of {count:,} devices in {processes} processes, {part}", whole.seconds, "s"),
-        Figure("for each device", 1000 * whole.seconds / count, "ms"),
-        Figure("CPU of its process for each device and round", 1000 * whole.cpu / count / whole.rounds, "ms"),
-        Figure("memory of the device processes, together", whole.megabytes, "MB"),
-        Figure("by their number", whole.megabytes / count, "MB"),
-        Figure(f"together with {fewer} devices", few.megabytes, "MB"),
+        Figure("that round's time, for each of its devices", 1000 * whole.seconds / count, "ms"),
+        Figure("CPU of the device processes, for each device and round", 1000 * whole.cpu / count / whole.rounds, "ms"),
+        Figure(f"memory of the device processes, together, {count:,} devices", whole.megabytes, "MB"),
+        Figure(f"memory of the device processes, for each of {count:,} devices", whole.megabytes / count, "MB"),
+        Figure(f"memory of the device processes, together, {fewer} devices", few.megabytes, "MB"),
         Figure(told, max(more, least) / (count - fewer), "MB"),
-        Figure("the server's peak memory", whole.server, "MB"),
-        Figure("the aggregator's peak memory", whole.aggregator, "MB"),
-        Figure(f"the aggregator's with {fewer} devices", few.aggregator, "MB"),
-        Figure("all updates of a round", count * whole.update, "MB"),
-        Figure("the updates bucket held at most", whole.stored, "MB", at_most=round(most_stored)),
+        Figure(f"the server's peak memory, {count:,} devices", whole.server, "MB"),
+        Figure(f"the aggregator's peak memory, {count:,} devices", whole.aggregator, "MB"),
+        Figure(f"the aggregator's peak memory, {fewer} devices", few.aggregator, "MB"),
+        Figure("all updates of a round", all_updates, "MB"),
+        held_at_most(whole.stored, round(most_stored), all_updates),
     ]
+
+
+def held_at_most(stored: float, most: float, all_updates: float) -> Figure:
+    """What the bucket held; a bound above all that could ever lie there is no aim, since nothing can miss it."""
+    return Figure("the updates bucket held at most", stored, "MB", at_most=most if all_updates > most else None)
 
 
 def main() -> None:

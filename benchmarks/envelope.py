@@ -107,9 +107,9 @@ def rows(parameters: int) -> list[Row]:
     of_curve = classic.encrypt(bytes(32), curve.public_key(), info=b"info")
     found += [
         Row("wrap a content key, ML-KEM-768 + X25519", lambda: key.public.wrap(bytes(32), b"info"), 0, []),
-        Row("unwrap it", lambda: key.unwrap_content_key(wrapped, b"info"), 0, []),
+        Row("unwrap a content key, ML-KEM-768 + X25519", lambda: key.unwrap_content_key(wrapped, b"info"), 0, []),
         Row("wrap a content key, X25519 alone", lambda: classic.encrypt(bytes(32), curve.public_key(), info=b"info"), 0, []),
-        Row("unwrap it", lambda: classic.decrypt(of_curve, curve, info=b"info"), 0, []),
+        Row("unwrap a content key, X25519 alone", lambda: classic.decrypt(of_curve, curve, info=b"info"), 0, []),
         Row("make a round's sealing key", lambda: SealingKey.generate(RoundId(TaskId("mnist"), 1)), 0, []),
     ]
     return found

@@ -130,7 +130,10 @@ def main() -> None:
     for name, of in found.items():
         cells.append([name, *(", ".join(f"{one.accuracy:.2f}" for one in of[codec]) for codec in CODECS)])
         cells.append(
-            ["an update's size", *(f"{np.mean([one.bytes_up for one in of[codec]]) / 1000:.1f} kB" for codec in CODECS)]
+            [
+                f"{name}, an update's size",
+                *(f"{np.mean([one.bytes_up for one in of[codec]]) / 1000:.1f} kB" for codec in CODECS),
+            ]
         )
         gain = float(np.mean([one.accuracy - other.accuracy for one, other in zip(of["int8"], of["float32"], strict=True)]))
         figures.append(Figure(f"{name}: int8, its accuracy less float32's", gain, "points", at_least=-MOST_POINTS_LOST))

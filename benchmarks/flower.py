@@ -3,13 +3,19 @@
 The sum is of updates with the same values and numbers of examples on both sides, and the two results are compared. What is
 timed of Flower is `aggregate_arrayrecords`, which its strategies call; its ArrayRecords hold arrays as bytes, and it reads them
 while it adds. Ours starts from plain float32 arrays, as opened updates are. So the sum that Flower has for plain arrays
-(`flwr.server.strategy.aggregate`) is timed as well.
+(`flwr.server.strategy.aggregate`) is timed as well. All of them end with the mean. Flower's functions run as they are, in one
+thread of numpy; ours adds by a compiled loop on all cores, so it is timed on one core too.
 
 In the rounds Flower's clients return a model of the CNN's size untouched, deployed (a SuperLink, and a SuperNode for each
 client, plain HTTP) and simulated (Ray). Flower's and ours take turns. Ours are deployed in both comparisons, over real object
 storage, and send random changes, so that nothing compresses away. Memory is the peak of the process that aggregates: Flower's
 ServerApp (deployed, and simulated, where it is the process that starts Ray), and our aggregator. Flower lives in an
-environment of its own, `.venv-flower`, which `make bench` sets up.
+environment of its own, `.venv-flower`, which `make bench` sets up. In brackets are the least and the most of the turns.
+
+What Flower waits for when it is deployed: it starts a process for each client's task, which took 2.8 CPU seconds each when it
+was looked at (Flower 1.41), so that ten of them keep two cores busy for 14 s. Flower simulated keeps its processes, and Ray
+hands updates on in memory, in float32. Ours are compared with that twice: in int8, the default, where about one byte a weight
+goes up for Flower's four (the model comes down in float32 on both sides), and in float32.
 
     python benchmarks/flower.py [--flower .venv-flower] [--part sum|deployed|simulated ...] [--out docs/images/flower.png]
 """
@@ -18,14 +24,14 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from deployments import CNN_SHAPES, peak_megabytes, random_vector, seconds_from_round_to_round, synthetic
-from drawing import OURS, THEIRS, bars, canvas
+from drawing import OURS, THEIRS, bars, canvas, name_colors
 from fedlearn.core.aggregation import WeightedSum
 from fedlearn.core.updates import Update
 from flower_programs import Flower, Rounds
@@ -35,13 +41,14 @@ from turns import CORES
 PARTS = ("sum", "deployed", "simulated")
 PARAMETERS = sum(int(np.prod(shape)) for shape in CNN_SHAPES)
 UPDATES, SUM_TURNS, REPETITIONS = 100, 3, 5
-DEPLOYED_CLIENTS, DEPLOYED_TURNS = 10, 2
-DEPLOYED_ROUNDS, OUR_ROUNDS = 3, 10  # in each turn; a round of Flower's takes 14 s
-SIMULATED = {10: 30, 100: 6}  # clients: rounds, of Flower's and of ours
+DEPLOYED_CLIENTS, DEPLOYED_TURNS = 10, 3
+DEPLOYED_ROUNDS, OUR_ROUNDS = 3, 10  # in each turn; a round of Flower's takes 14 to 17 s
+SIMULATED = {10: 30, 100: 10}  # clients: rounds, of Flower's and of ours
 SIMULATED_TURNS = 3
 CODECS = ("int8", "float32")
 SAME = 1e-6
 """Means of updates whose values are about 0.05 differ by less; Flower adds in float32, we in float64."""
+DEPLOYED, SIMULATED_BESIDE = "deployed, each client a process", "Flower simulated, ours deployed in two processes"
 RAY = "Ray hands updates on in this machine's memory; ours are sealed, and go through a real storage on the same two cores"
 
 
@@ -51,7 +58,8 @@ class Beside:
     def __init__(self, flower: Flower, directory: Path) -> None:
         self._flower, self._directory = flower, directory
         self.figures = list[Figure]()
-        self.seconds, self.megabytes = dict[str, float](), dict[str, float]()
+        self._seconds: dict[str, dict[str, float]] = {panel: {} for panel in (DEPLOYED, SIMULATED_BESIDE)}
+        self._megabytes = dict[str, float]()
 
     def sum(self) -> None:
         updates = [
@@ -59,25 +67,33 @@ class Beside:
             for seed in range(UPDATES)
         ]
         size = sum(update.delta.nbytes for update in updates) / 1e9
-        theirs, plain, ours, mean = list[float](), list[float](), list[float](), self._directory / "mean.npy"
+        theirs, plain, mean = list[float](), list[float](), self._directory / "mean.npy"
+        ours, on_one = list[float](), list[float]()
         with ThreadPoolExecutor(CORES) as threads:
             for _ in range(SUM_TURNS):
                 theirs.append(size / self._flower.sum(UPDATES, REPETITIONS, mean=mean).seconds)
                 plain.append(size / self._flower.sum(UPDATES, REPETITIONS, plain=True).seconds)
                 ours.append(size / statistics.median(_sum_seconds(updates, threads) for _ in range(REPETITIONS)))
+                on_one.append(size / statistics.median(_sum_seconds(updates, None) for _ in range(REPETITIONS)))
             total = WeightedSum(PARAMETERS)
             total.fold_all(updates, threads, CORES)
         difference = float(np.abs(np.load(mean) - total.mean()).max())
 
-        def faster(than: list[float]) -> float:
-            return statistics.median(our / their for our, their in zip(ours, than, strict=True))
+        def rate(what: str, turns: list[float]) -> Figure:
+            return Figure(what, statistics.median(turns), "GB/s", between=(min(turns), max(turns)))
 
+        def faster(than: list[float], mine: list[float] = ours) -> float:
+            return statistics.median(our / their for our, their in zip(mine, than, strict=True))
+
+        cores, means = f"{CORES} cores" if CORES > 1 else "one core", f"mean of {UPDATES} updates in memory"
         self.figures += [
-            Figure(f"{UPDATES} updates in memory, Flower, ArrayRecords", statistics.median(theirs), "GB/s"),
-            Figure("Flower, plain arrays", statistics.median(plain), "GB/s"),
-            Figure("ours, plain arrays, in float64", statistics.median(ours), "GB/s"),
-            Figure("how fast it is, ours by Flower's of ArrayRecords", faster(theirs), "×", at_least=3),
-            Figure("how fast it is, ours by Flower's of plain arrays", faster(plain), "×", at_least=3),
+            rate(f"{means}, Flower, ArrayRecords, one core", theirs),
+            rate(f"{means}, Flower, plain arrays, one core", plain),
+            rate(f"{means}, ours, plain arrays, in float64, {cores}", ours),
+            rate(f"{means}, ours, plain arrays, in float64, one thread", on_one),
+            Figure(f"how fast ours is on {cores}, by Flower's of ArrayRecords", faster(theirs), "×", at_least=3),
+            Figure(f"how fast ours is on {cores}, by Flower's of plain arrays", faster(plain), "×", at_least=3),
+            Figure("how fast ours is in one thread, by Flower's of plain arrays", faster(plain, on_one), "×"),
             Figure("the largest difference between Flower's mean and ours", difference, "", at_most=SAME),
         ]
 
@@ -87,14 +103,19 @@ class Beside:
             theirs.append(self._flower.deploy(clients, DEPLOYED_ROUNDS))
             ours.append(our_rounds(clients, processes=clients, codec="float32", rounds=OUR_ROUNDS))
         flower, middle = _middle(theirs), _middle(ours)
-        self._note(f"Flower deployed, {clients} clients", flower)
-        self._note(f"ours, {clients} devices in {clients} processes", middle)
+        self._note(DEPLOYED, f"Flower deployed, {clients} clients, float32", flower)
+        self._note(DEPLOYED, f"ours, {clients} devices in {clients} processes, float32", middle)
         self.figures += [
-            Figure(f"a round of {clients} clients, Flower deployed", flower.seconds, "s"),
-            Figure("ours, each device a process, float32", middle.seconds, "s"),
-            Figure("how long it takes deployed, Flower's by ours", 1 / _ratio(ours, theirs), "×", at_least=10),
-            Figure("memory of Flower's ServerApp", flower.megabytes, "MB"),
-            Figure("memory of our aggregator", middle.megabytes, "MB"),
+            _seconds(f"a round of {clients} clients, Flower deployed, float32", theirs),
+            _seconds(f"a round of {clients} devices, ours, each a process, float32", ours),
+            Figure(
+                f"seconds of a round of {clients}, Flower deployed by ours (both float32)",
+                1 / _ratio(ours, theirs),
+                "×",
+                at_least=10,
+            ),
+            Figure(f"memory of Flower's ServerApp, {clients} clients, deployed", flower.megabytes, "MB"),
+            Figure(f"memory of our aggregator, {clients} devices, each a process", middle.megabytes, "MB"),
         ]
 
     def simulated(self) -> None:
@@ -105,34 +126,49 @@ class Beside:
                 for codec, taken in ours.items():
                     taken.append(our_rounds(clients, processes=2, codec=codec, rounds=rounds))
             flower = _middle(theirs)
-            self._note(f"Flower simulated, {clients} clients", flower)
+            self._note(SIMULATED_BESIDE, f"Flower simulated, {clients} clients, float32", flower)
             self.figures += [
-                Figure(f"a round of {clients} clients, Flower simulated", flower.seconds, "s"),
-                Figure("memory of Flower's ServerApp", flower.megabytes, "MB"),
+                _seconds(f"a round of {clients} clients, Flower simulated, float32", theirs),
+                Figure(f"memory of Flower's ServerApp, {clients} clients, simulated", flower.megabytes, "MB"),
             ]
             for codec, taken in ours.items():
-                middle = _middle(taken)
-                self._note(f"ours, {clients} devices in 2 processes, {codec}", middle)
+                middle, by_theirs = _middle(taken), _ratio(taken, theirs)
+                self._note(SIMULATED_BESIDE, f"ours, {clients} devices in 2 processes, {codec}", middle)
+                compared = f"seconds of a round of {clients}, ours ({codec}) by Flower simulated (float32)"
+                sent = f"{codec} (Flower sends float32)" if codec != "float32" else codec
                 self.figures += [
-                    Figure(f"ours, {clients} devices deployed in two processes, {codec}", middle.seconds, "s"),
-                    Figure(
-                        f"how long {clients} clients take, {codec}, ours by Flower's simulated",
-                        _ratio(taken, theirs),
-                        "×",
-                        at_most=1.0 if codec == "int8" else None,
-                        why=RAY,
-                    ),
-                    Figure("memory of our aggregator", middle.megabytes, "MB"),
+                    _seconds(f"a round of {clients} devices in two processes, ours, {sent}", taken),
+                    Figure(compared, by_theirs, "×", at_most=1.0, why=RAY)
+                    if codec == "int8"
+                    else Figure(compared, by_theirs, "×", slower_above=1.0, why=RAY),
+                    Figure(f"memory of our aggregator, {clients} devices in two processes, {codec}", middle.megabytes, "MB"),
                 ]
 
-    def _note(self, name: str, rounds: Rounds) -> None:
-        self.seconds[name], self.megabytes[name] = rounds
+    def _note(self, panel: str, name: str, rounds: Rounds) -> None:
+        self._seconds[panel][name], self._megabytes[name] = rounds
 
     def draw(self, path: Path) -> None:
-        colors = [THEIRS if name.startswith("Flower") else OURS for name in self.seconds]
-        with canvas(path, 2, height=1.0 + 0.26 * len(colors)) as (seconds, megabytes):
-            bars(seconds, self.seconds, colors, "seconds a round, without training")
-            bars(megabytes, self.megabytes, colors, "peak memory of the process that aggregates, MB", "%.0f")
+        """Deployed and simulated apart: beside the seconds of the one those of the other could not be told."""
+        panels = {title: values for title, values in self._seconds.items() if values}
+        heights = [1.1 + 0.28 * len(values) for values in (*panels.values(), self._megabytes)]
+        if not panels:
+            return
+        with canvas(path, len(heights), height=sum(heights) / len(heights), shares=heights) as (*of_seconds, of_memory):
+            for axis, (title, values) in zip(of_seconds, panels.items(), strict=True):
+                bars(axis, values, _colors(values), "seconds a round, without training")
+                axis.set_title(title)
+            bars(of_memory, self._megabytes, _colors(self._megabytes), "MB at most of the process that aggregates", "{:,.0f}")
+            of_memory.set_title("peak memory")
+            name_colors(of_seconds[0], {"Flower": THEIRS, "fedlearn": OURS})
+
+
+def _colors(names: Iterable[str]) -> list[str]:
+    return [THEIRS if name.startswith("Flower") else OURS for name in names]
+
+
+def _seconds(what: str, turns: Sequence[Rounds]) -> Figure:
+    seconds = [turn.seconds for turn in turns]
+    return Figure(what, statistics.median(seconds), "s", between=(min(seconds), max(seconds)))
 
 
 def _middle(turns: Sequence[Rounds]) -> Rounds:
@@ -146,9 +182,12 @@ def _ratio(ours: Sequence[Rounds], theirs: Sequence[Rounds]) -> float:
     return statistics.median(our.seconds / their.seconds for our, their in zip(ours, theirs, strict=True))
 
 
-def _sum_seconds(updates: Sequence[Update], threads: ThreadPoolExecutor) -> float:
+def _sum_seconds(updates: Sequence[Update], threads: ThreadPoolExecutor | None) -> float:
+    """To the mean, as Flower's go; without threads in this one."""
     began = time.perf_counter()
-    WeightedSum(PARAMETERS).fold_all(updates, threads, CORES)
+    total = WeightedSum(PARAMETERS)
+    total.fold_all(updates, threads, CORES)
+    total.mean()
     return time.perf_counter() - began
 
 
@@ -173,7 +212,7 @@ def main() -> None:
             shown = len(beside.figures)
             {"sum": beside.sum, "deployed": beside.deployed, "simulated": beside.simulated}[part]()
             print(show(beside.figures[shown:]), flush=True)
-    if asked.out and beside.seconds:
+    if asked.out:
         beside.draw(asked.out)
 
 

@@ -22,6 +22,8 @@ GETS, OUR_GETS, FOLDS = (
     "our GETs, folding nothing",
     "fetch, open, check and fold",
 )
+LEAST_OF_BARE = 80.0
+"""The aim, % of bare GETs."""
 APART = "storage and reader on a core of their own"
 SHARED = "the storage runs on the same cores: what opening and adding takes is taken from it"
 
@@ -39,10 +41,12 @@ def from_storage(count: int, repetitions: int) -> list[Figure]:
             Figure(OUR_GETS, ours.rate, "GB/s"),
             Figure("CPU of our GETs", ours.cpu_per_gigabyte, "s/GB"),
             Figure(FOLDS, fold.rate, "GB/s"),
-            Figure(f"{FOLDS}, of bare GETs", 100 * fold.share_of(bare), "%", at_least=80, why=SHARED),
-            Figure("the same, of our GETs", 100 * fold.share_of(ours), "%"),
+            Figure(f"{FOLDS}, of bare GETs", 100 * fold.share_of(bare), "%", at_least=LEAST_OF_BARE, why=SHARED),
+            Figure(f"{FOLDS}, of our GETs", 100 * fold.share_of(ours), "%"),
             Figure(f"CPU to {FOLDS}", fold.cpu_per_gigabyte, "s/GB"),
-            Figure("CPU of the storage meanwhile", served[0] / (3 * (1 + repetitions) * bare.size / 1e9), "s/GB"),
+            Figure(
+                "CPU of the storage, the mean of these three", served[0] / (3 * (1 + repetitions) * bare.size / 1e9), "s/GB"
+            ),
         ]
         if CORES == 1:
             return figures
@@ -53,7 +57,7 @@ def from_storage(count: int, repetitions: int) -> list[Figure]:
         *figures,
         Figure(f"{GETS}, {APART}", bare.rate, "GB/s"),
         Figure(f"{FOLDS}, {APART}", fold.rate, "GB/s"),
-        Figure("the same, of bare GETs", 100 * fold.share_of(bare), "%", at_least=80),
+        Figure(f"{FOLDS}, {APART}, of bare GETs", 100 * fold.share_of(bare), "%", at_least=LEAST_OF_BARE),
     ]
 
 

@@ -87,7 +87,7 @@ def main() -> None:
         shutil.rmtree(directory, ignore_errors=True)
     print(f"{plan.parameters:,} parameters, {options.codec} up, {options.model_encoding} down.\n")
     last, size = rounds[-1], 4 * plan.parameters / 1e6
-    phases = {f"of that, {phase}": seconds for phase, seconds in last.phase_seconds.items()}
+    phases = {f"a round of two devices, of that {phase}": seconds for phase, seconds in last.phase_seconds.items()}
     seconds = {"bringing the first model": submitted, "a round of two devices": last.seconds, **phases}
     figures = [Figure(what, value, "s") for what, value in seconds.items()]
     figures.append(

@@ -1,6 +1,7 @@
-"""What this machine can do at most, apart from anything of ours: memory, digests, ciphers, loopback TCP, disk.
+"""What plain tools reach on this machine, apart from anything of ours: memory, digests, ciphers, loopback TCP, disk.
 
-Figures are medians over turns, so that a slow moment hits all alike.
+None is an upper bound: a loop that is compiled for its purpose may read faster than numpy's max. Figures are medians over
+turns, so that a slow moment hits all alike.
 
     python benchmarks/machine.py [--repetitions 5]
 """

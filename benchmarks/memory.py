@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from deployments import cnn_plan
-from drawing import LIMIT, OURS, THEIRS, canvas
+from drawing import OURS, PLAIN, THEIRS, canvas
 from flower_programs import Flower
 from folding_round import peak_of, ring_megabytes
 from results import Figure, show, table
@@ -33,7 +33,7 @@ def free_megabytes() -> float:
 def draw(theirs: dict[int, float], ours: dict[int, float], path: Path) -> None:
     with canvas(path, 1, width=6.4, height=4.0) as (axis,):
         counts = list(ours)
-        axis.plot(counts, [SIZE * count for count in counts], color=LIMIT, linestyle="--", label="the updates themselves")
+        axis.plot(counts, [SIZE * count for count in counts], color=PLAIN, linestyle="--", label="the updates themselves")
         axis.plot(list(theirs), list(theirs.values()), color=THEIRS, marker="o", label="Flower")
         axis.plot(counts, list(ours.values()), color=OURS, marker="o", label="ours, from storage")
         for of, color, shift, side in ((theirs, THEIRS, (-7, 4), "right"), (ours, OURS, (0, -17), "center")):

@@ -7,8 +7,11 @@ The small fleet is of devices that can't be held (`wait_seconds` 2): they have t
 """
 
 import heapq
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -74,25 +77,55 @@ def say(name: str, fleet: Fleet) -> None:
     print(f"{'':33} check-ins a second: mean {settled.mean():7.1f}, worst {settled.max():6d}")
 
 
-def polyline(values: np.ndarray, top: float, left: float, base: float, colour: str) -> str:
-    """A curve 400 wide and 120 high, on a scale that ends at `top`."""
+class Scale(NamedTuple):
+    """What stands beside the axis, and where a value is on it: 0 at the foot, 1 at the top."""
+
+    ticks: tuple[float, ...]
+    height: Callable[[float], float]
+
+
+def linear(most: float) -> Scale:
+    top = 1.1 * most
+    return Scale((0.0, top), lambda value: value / top)
+
+
+def logarithmic(most: float) -> Scale:
+    """From one to the power of ten above the most; what is less stands at the foot."""
+    powers = max(1, math.ceil(math.log10(max(most, 1.0))))
+    return Scale(tuple(10.0**power for power in range(powers + 1)), lambda value: math.log10(max(value, 1.0)) / powers)
+
+
+def polyline(values: np.ndarray, scale: Scale, left: float, base: float, colour: str) -> str:
+    """A curve 400 wide and 120 high."""
     step = 400 / (len(values) - 1)
-    points = " ".join(f"{left + i * step:.1f},{base - 120 * min(v, top) / top:.1f}" for i, v in enumerate(values))
+    points = " ".join(f"{left + i * step:.1f},{base - 120 * scale.height(float(v)):.1f}" for i, v in enumerate(values))
     return f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.3"/>'
 
 
-def panel(title: str, y_label: str, curves: list[tuple[str, str, np.ndarray]], left: float, minutes: float) -> list[str]:
-    top = 1.1 * max(float(values.max()) for _, _, values in curves)
+class Curve(NamedTuple):
+    name: str
+    colour: str
+    values: np.ndarray
+
+
+def panel(
+    titles: tuple[str, str], curves: list[Curve], left: float, minutes: float, scaled: Callable[[float], Scale]
+) -> list[str]:
+    """`titles` are the panel's own, and what its axis shows."""
+    title, y_label = titles
+    scale = scaled(max(float(curve.values.max()) for curve in curves))
     base, parts = (
         175.0,
         [f'<text x="{left}" y="22" font-weight="600">{title}</text>', f'<text x="{left}" y="42">{y_label}</text>'],
     )
+    for tick in scale.ticks:
+        at = base - 120 * scale.height(tick)
+        parts.append(f'<path d="M{left},{at:.1f} H{left + 400}" fill="none" stroke="#ddd"/>')
+        parts.append(f'<text x="{left - 6}" y="{at + 4:.1f}" text-anchor="end">{tick:,.0f}</text>')
     parts.append(f'<path d="M{left},{base - 120} V{base} H{left + 400}" fill="none" stroke="#888"/>')
-    parts += [f'<text x="{left - 6}" y="{base - 116}" text-anchor="end">{top:,.0f}</text>']
-    parts += [f'<text x="{left - 6}" y="{base + 4}" text-anchor="end">0</text>']
     parts += [f'<text x="{left + 400}" y="{base + 18}" text-anchor="end">{minutes:.0f} min</text>']
     for index, (name, colour, values) in enumerate(curves):
-        parts.append(polyline(values, top, left, base, colour))
+        parts.append(polyline(values, scale, left, base, colour))
         parts.append(f'<text x="{left + 20 + 150 * index}" y="{base + 18}" fill="{colour}">{name}</text>')
     return parts
 
@@ -106,15 +139,21 @@ def main() -> None:
         for fleet in fleets.values():
             say(name, fleet)
     rounds = [
-        (names[s], colours[s], np.searchsorted(fleet.rounds, np.linspace(0, 3600, 361), side="right"))
+        Curve(names[s], colours[s], np.searchsorted(fleet.rounds, np.linspace(0, 3600, 361), side="right"))
         for s, fleet in small.items()
     ]
-    rates = [(names[s], colours[s], fleet.per_second()[:1200].reshape(-1, 4).mean(axis=1)) for s, fleet in large.items()]
+    rates = [Curve(names[s], colours[s], fleet.per_second()[:1200].reshape(-1, 4).mean(axis=1)) for s, fleet in large.items()]
     drawing = [
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1000 210" font-family="sans-serif" font-size="12" fill="#222">',
         '<rect width="1000" height="210" fill="#fff"/>',
-        *panel("50 devices that can't be held: they meet", "rounds begun, goal 20", rounds, 60, 60),
-        *panel("100,000 devices: they spread", "check-ins a second", rates, 560, 20),
+        *panel(("50 devices that can't be held: they meet", "rounds begun, goal 20"), rounds, 60, 60, linear),
+        *panel(
+            ("100,000 devices: they spread", "check-ins a second (logarithmic; less than 1 is at the foot)"),
+            rates,
+            560,
+            20,
+            logarithmic,
+        ),
         "</svg>",
     ]
     FIGURE.write_text("\n".join(drawing) + "\n")

@@ -62,6 +62,8 @@ LOOKS = {
     "norm bound": ("tab:brown", ":", 2.0),
 }
 """The colour, the line and its width of each."""
+CLOSE = (80, 92)
+"""The % that the lower row of the picture shows: there are the rules that hold, one upon the other in the upper."""
 HONEST, TITLES = "all honest", {"label flip": "label flip, 10 × the examples"}
 BROKEN, MOST_LOST = 50.0, 5.0
 """Less than so many % is broken, and so many points less than with all honest is still learned."""
@@ -211,22 +213,30 @@ def aims(ends: dict[str, dict[str, float]]) -> list[Figure]:
 
 
 def draw(found: Found, path: Path) -> None:
-    """The mean of the seeds, and from the lowest to the highest."""
-    with canvas(path, 1, len(found), width=3.1, height=3.8) as axes:
-        for axis, (attack, by_rule) in zip(axes, found.items(), strict=True):
+    """The mean of the seeds, and from the lowest to the highest; below it once more where the rules that hold lie."""
+    with canvas(path, 2, len(found), width=3.1, height=3.4) as axes:
+        whole, close = axes[: len(found)], axes[len(found) :]
+        for axis, near, (attack, by_rule) in zip(whole, close, found.items(), strict=True):
             for rule, accuracies in by_rule.items():
-                color, style, width = LOOKS[rule]
-                rounds = range(1, accuracies.shape[1] + 1)
-                axis.plot(rounds, accuracies.mean(axis=0), style, color=color, linewidth=width, label=rule)
-                axis.fill_between(rounds, accuracies.min(axis=0), accuracies.max(axis=0), color=color, alpha=0.12, linewidth=0)
-            axis.set(xlabel="round", ylim=(0, 100))
+                _rounds_of(rule, accuracies, axis, near)
+            axis.set(ylim=(0, 100))
             axis.set_title(TITLES.get(attack, attack), fontsize="medium")
-            axis.xaxis.get_major_locator().set_params(integer=True)
-            axis.grid(alpha=0.3)
-        for axis in axes[1:]:
+            near.set(xlabel="round", ylim=CLOSE)
+            for one in (axis, near):
+                one.xaxis.get_major_locator().set_params(integer=True)
+                one.grid(alpha=0.3)
+        for axis in (*whole[1:], *close[1:]):
             axis.set_yticklabels([])
-        axes[0].set_ylabel("accuracy on the test set, %")
-        axes[0].legend(frameon=False, loc="lower center", fontsize="small")
+        whole[0].set_ylabel("accuracy on the test set, %")
+        close[0].set_ylabel(f"the same, from {CLOSE[0]} to {CLOSE[1]} %")
+        whole[0].legend(frameon=False, loc="lower center", fontsize="small")
+
+
+def _rounds_of(rule: str, accuracies: np.ndarray, *axes: Any) -> None:
+    (color, style, width), rounds = LOOKS[rule], range(1, accuracies.shape[1] + 1)
+    for axis in axes:
+        axis.plot(rounds, accuracies.mean(axis=0), style, color=color, linewidth=width, label=rule)
+        axis.fill_between(rounds, accuracies.min(axis=0), accuracies.max(axis=0), color=color, alpha=0.12, linewidth=0)
 
 
 def main() -> None:

@@ -234,17 +234,20 @@ def figures(codec: str, place: str, updates: int, turns: dict[int, list[Turn]]) 
     found = []
     for number, of in turns.items():
         name = "one aggregator on one core" if number == 1 else "two aggregators, each on its core"
+        short = "one aggregator" if number == 1 else "two aggregators"
         found += [
             Figure(f"{what}: {name}, {updates} updates", size / statistics.median(one.seconds for one in of), "GB/s"),
-            Figure("CPU of the aggregators", statistics.median(one.cpu for one in of) / size, "s/GB"),
-            Figure("CPU of the storage", statistics.median(one.storage_cpu for one in of) / size, "s/GB"),
+            Figure(f"{what}: CPU of {short}", statistics.median(one.cpu for one in of) / size, "s/GB"),
+            Figure(f"{what}: CPU of the storage, {short}", statistics.median(one.storage_cpu for one in of) / size, "s/GB"),
         ]
     faster = statistics.median(one.seconds / two.seconds for one, two in zip(turns[1], turns[2], strict=True))
     cpu = statistics.median((two.cpu + two.storage_cpu) / len(CORES) / two.seconds for two in turns[2])
     found += [
-        Figure("from the first's last update on", statistics.median(two.rest for two in turns[2]), "s"),
+        Figure(
+            f"{what}: two aggregators, from the first's last update on", statistics.median(two.rest for two in turns[2]), "s"
+        ),
         Figure(f"{what}: how fast it is, two by one", faster, "×", at_least=1.0, why=WHYS[place]),
-        Figure("of both cores' time, by two and their storage", 100 * cpu, "%"),
+        Figure(f"{what}: of both cores' time, used by two aggregators and their storage", 100 * cpu, "%"),
     ]
     return found
 

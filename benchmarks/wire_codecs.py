@@ -63,6 +63,8 @@ LOOKS = {
     "top-k 1 %": ("tab:brown", "-"),
 }
 """The colour and the line of each."""
+RATIO, ERROR = ".1f", ".3g"
+"""How they are written, in the table as in the picture."""
 MOST_POINTS_LOST = 0.5
 """By the default codec: no more than the seed alone changes."""
 
@@ -212,10 +214,10 @@ def rows(found: dict[str, Found], bare: int) -> list[list[str]]:
         last = [100 * accuracies[-1] for accuracies in of.accuracies]
         numbers = (
             f"{np.mean(of.up) / 1000:.1f} kB",
-            f"{bare / np.mean(of.up):.1f} ×",
+            f"{bare / np.mean(of.up):{RATIO}} ×",
             f"{np.mean(of.down) / 1000:.1f} kB",
-            f"{100 * np.mean(of.errors):.3g} %",
-            f"{100 * np.mean(of.errors_of_sums):.3g} %",
+            f"{100 * np.mean(of.errors):{ERROR}} %",
+            f"{100 * np.mean(of.errors_of_sums):{ERROR}} %",
             f"{1000 * np.median(of.seconds):.1f} ms",
             f"{np.mean(last):.2f} ({min(last):.2f} to {max(last):.2f})",
         )
@@ -246,7 +248,8 @@ def draw(results: dict[str, dict[str, Found]], bare: int, path: Path) -> None:
             _differences(axes[column], found)
             axes[column].set_title(dataset)
             _over_bytes(axes[3 + column], found)
-        axes[0].legend(frameon=False, loc="lower right", fontsize="small")
+        for axis in (*axes[:2], *axes[3:5]):
+            axis.legend(frameon=False, loc="lower right", fontsize="small", labelspacing=0.25)
         ratios = {
             dataset: {variant: bare / np.mean(of.up) for variant, of in found.items()} for dataset, found in results.items()
         }
@@ -254,8 +257,8 @@ def draw(results: dict[str, dict[str, Found]], bare: int, path: Path) -> None:
             dataset: {variant: 100 * float(np.mean(of.errors_of_sums)) for variant, of in found.items()}
             for dataset, found in results.items()
         }
-        _side_by_side(axes[2], ratios, "times fewer bytes up than bare float32", 0.8)
-        _side_by_side(axes[5], errors, "error of all that a device has sent, %", 1e-3)
+        _side_by_side(axes[2], ratios, "times fewer bytes up than bare float32", 0.8, RATIO)
+        _side_by_side(axes[5], errors, "error of all that a device has sent, %", 1e-3, ERROR)
 
 
 def _differences(axis: Any, found: dict[str, Found]) -> None:
@@ -277,23 +280,23 @@ def _over_bytes(axis: Any, found: dict[str, Found]) -> None:
     for variant, of in found.items():
         mean, color, style = 100 * np.mean(of.accuracies, axis=0), *LOOKS[variant]
         each = (np.mean(of.up) + np.mean(of.down)) / 1e6
-        axis.plot(np.arange(1, len(mean) + 1) * each, mean, style, color=color, linewidth=1.6)
+        axis.plot(np.arange(1, len(mean) + 1) * each, mean, style, color=color, label=variant, linewidth=1.6)
     axis.set(xlabel="MB that a device has sent and got", ylabel="accuracy on the test set, %", xscale="log")
     ticks = [tick for tick in (0.5, 1, 2, 5, 10, 20, 50) if axis.get_xlim()[0] <= tick <= axis.get_xlim()[1]]
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.minorticks_off()
-    axis.set_ylim(bottom=np.mean(found["float32"].accuracies, axis=0)[0] * 100 - 3)
+    axis.set_ylim(bottom=np.mean(found["float32"].accuracies, axis=0)[0] * 100 - 5)  # the legend stands there
     axis.grid(alpha=0.3)
 
 
-def _side_by_side(axis: Any, values: dict[str, dict[str, float]], xlabel: str, left: float) -> None:
+def _side_by_side(axis: Any, values: dict[str, dict[str, float]], xlabel: str, left: float, form: str) -> None:
     """A bar for each codec and dataset, with its number; nothing is nothing on an axis of logarithms too."""
     height = 0.8 / len(values)
     for index, (dataset, of) in enumerate(values.items()):
         places = np.arange(len(of)) + height * (index - (len(values) - 1) / 2)
         colors = [LOOKS[variant][0] for variant in of]
         drawn = axis.barh(places, list(of.values()), height, color=colors, alpha=1 if index == 0 else 0.5, label=dataset)
-        axis.bar_label(drawn, [f"{value:.3g}" if value else "" for value in of.values()], padding=3, fontsize="small")
+        axis.bar_label(drawn, [format(value, form) if value else "" for value in of.values()], padding=3, fontsize="small")
         for place in places[np.array(list(of.values())) == 0]:
             axis.text(1.1 * left, place, "0", va="center", fontsize="small")
     axis.set_yticks(np.arange(len(LOOKS)), list(LOOKS))

@@ -1,16 +1,20 @@
 """What counts as a miss where the tables are for people to read."""
 
 import math
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
+import devices
+import flower
 import mcmahan
 import poisoning
 import sharding
 import wire_codecs
 from fedlearn.core.ids import DeviceId, shard_of
+from flower_programs import Rounds
 
 
 def ended(seed: int, reached: int | None) -> mcmahan.Outcome:
@@ -30,6 +34,45 @@ def test_the_papers_rounds_are_the_aim_of_its_target(reached: list[int | None], 
     figure = mcmahan.median("iid", outcomes, 0.97)
     assert (figure.value, figure.missed) == (value, missed)
     assert not mcmahan.median("iid", outcomes, 0.99).aim
+
+
+def test_the_paper_s_other_division_is_named_as_the_command_line_names_it() -> None:
+    assert "`--partitioner shard`" in mcmahan.median("shard", [ended(0, 600)], 0.97).what
+
+
+@pytest.mark.parametrize(
+    ("all_updates", "stored", "aim", "missed"),
+    [
+        pytest.param(204.0, 43.6, "at most 44 MB", False, id="more updates than the bound, and it was kept"),
+        pytest.param(204.0, 44.5, "at most 44 MB", True, id="more updates than the bound, and it was not"),
+        pytest.param(26.6, 26.6, "", False, id="all updates are fewer than the bound"),
+    ],
+)
+def test_a_bound_of_the_bucket_that_nothing_could_miss_is_no_aim(
+    all_updates: float, stored: float, aim: str, missed: bool
+) -> None:
+    figure = devices.held_at_most(stored, 44, all_updates)
+    assert (figure.aim, figure.missed) == (aim, missed)
+
+
+class Simulation:
+    """Flower's, a second a round."""
+
+    def simulate(self, _clients: int, _rounds: int) -> Rounds:
+        return Rounds(1.0, 900.0)
+
+
+def test_a_simulation_that_is_faster_is_said_to_be_of_both_codecs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seconds = {"int8": 1.2, "float32": 3.0}
+    monkeypatch.setattr(flower, "our_rounds", lambda _devices, *, codec, **_other: Rounds(seconds[codec], 200.0))
+    beside = flower.Beside(cast(Any, Simulation()), tmp_path)
+    beside.simulated()
+    of_100 = [figure for figure in beside.figures if figure.what.startswith("seconds of a round of 100")]
+    assert [(figure.what, figure.aim, figure.missed, figure.slower) for figure in of_100] == [
+        ("seconds of a round of 100, ours (int8) by Flower simulated (float32)", "at most 1 ×", True, False),
+        ("seconds of a round of 100, ours (float32) by Flower simulated (float32)", "", False, True),
+    ]
+    assert all(figure.why for figure in of_100)
 
 
 def codecs(**accuracies: float) -> dict[str, wire_codecs.Found]:

@@ -27,6 +27,15 @@ def section(text: str, title: str) -> str:
     return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
+SLOWER = "Where a peer is faster, and no aim was set"
+
+
+def listed(text: str, title: str) -> list[str]:
+    """What stands below a title of where we are not ahead."""
+    behind = section(text, "Where we are not ahead")
+    return behind.partition(f"**{title}**\n\n")[2].partition("\n\n**")[0].strip().splitlines()
+
+
 def test_what_one_command_measured_is_said_to_be_all() -> None:
     text = page(ran("machine"), ran("envelope"), ran("mcmahan"))
     assert "That command began 2026-11-25 03:23 UTC, at 625aade, and measured everything below in 3 minutes. a machine." in text
@@ -63,13 +72,29 @@ def test_the_page_names_the_command_and_what_it_leaves_out_when_short() -> None:
 def test_every_miss_stands_under_where_we_are_not_ahead_with_its_reason() -> None:
     missed = Figure("two by one", 0.74, "×", at_least=1, why="the storage has the same cores")
     text = page(ran("machine", show([Figure("reads", 30, "GB/s", at_least=20), missed])), ran("envelope"))
-    behind = section(text, "Where we are not ahead")
-    assert behind.strip() == "- The machine: two by one: 0.74 ×; aimed at: at least 1 ×: the storage has the same cores"
+    assert listed(text, "Aims that were missed") == [
+        "- The machine: two by one: 0.74 ×; aimed at: at least 1 ×: the storage has the same cores"
+    ]
 
 
 def test_with_every_aim_reached_the_page_says_so() -> None:
     text = page(ran("machine", show([Figure("reads", 30, "GB/s", at_least=20)])))
-    assert section(text, "Where we are not ahead").strip() == "Every aim that is stated below was reached."
+    assert listed(text, "Aims that were missed") == ["Every aim that is stated below was reached."]
+
+
+def test_where_a_peer_is_faster_without_an_aim_stands_in_a_list_of_its_own() -> None:
+    slower = Figure("ours by theirs", 1.99, "×", slower_above=1, why="theirs stay in memory")
+    text = page(ran("machine", show([slower, Figure("ours by others'", 0.9, "×", slower_above=1)])), ran("envelope"))
+    assert listed(text, SLOWER) == ["- The machine: ours by theirs: 1.99 ×: theirs stay in memory"]
+    assert listed(text, "Aims that were missed") == ["Every aim that is stated below was reached."]
+
+
+def test_where_no_peer_is_faster_the_page_says_so() -> None:
+    assert listed(page(ran("machine")), SLOWER) == ["No row below is of that kind."]
+
+
+def test_what_ended_before_its_time_is_a_list_only_where_something_did() -> None:
+    assert "What was not measured to its end" not in page(ran("machine"))
 
 
 def test_a_benchmark_that_failed_is_said_to_and_shows_no_earlier_picture(
@@ -78,7 +103,7 @@ def test_a_benchmark_that_failed_is_said_to_and_shows_no_earlier_picture(
     monkeypatch.setattr(sections, "IMAGES", tmp_path)
     (tmp_path / "envelope.png").write_bytes(b"a picture")  # type: ignore[operator]
     failed = page(ran("machine"), ran("envelope", wrong="It was ended after its 2 minutes."))
-    assert "- Sealing: It was ended after its 2 minutes." in section(failed, "Where we are not ahead")
+    assert "- Sealing: It was ended after its 2 minutes." in listed(failed, "What was not measured to its end")
     assert "**It was ended after its 2 minutes.**" in section(failed, "Sealing")
     assert "images/envelope.png" not in failed
     assert "![Sealing](images/envelope.png)" in page(ran("machine"), ran("envelope"))
