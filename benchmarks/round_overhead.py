@@ -111,7 +111,7 @@ class Bare:
     def _fold(self, total: WeightedSum, name: str, key: str) -> None:
         body = self.updates.get(key)
         update = open_update(body, key=self.key, context=context(name), plan=PLAN)
-        check_claims(update, max_examples=PLAN.max_examples)
+        check_claims(update, max_examples=PLAN.max_examples, figures=PLAN.figures)
         total.fold(update)
 
     def stop(self) -> None:

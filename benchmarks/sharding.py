@@ -209,7 +209,7 @@ def _serve(core: int) -> None:
 
 
 async def _others(folding: Folding) -> dict[DeviceId, str]:
-    return await persist(lambda: asyncio.to_thread(folding.others))  # with the aggregator's own pauses
+    return await persist(lambda: asyncio.to_thread(folding.others.contributors))  # with the aggregator's own pauses
 
 
 def main() -> None:
