@@ -5,12 +5,13 @@ docs/strategies.md is the table of all, with their sources.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from fedlearn.core.errors import Code, Refusal
+from fedlearn.core.faults import describe
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 LearningRate = Annotated[float, Field(gt=0, le=100)]
@@ -174,6 +175,13 @@ Aggregation = Annotated[
 ]
 
 _AGGREGATION: TypeAdapter[Aggregation] = TypeAdapter(Aggregation)
+_STRATEGIES: dict[str, type[_Strategy]] = {
+    "fedavg": FedAvgPlan, "fedavgm": FedAvgMPlan, "fedadagrad": FedAdagradPlan, "fedadam": FedAdamPlan, "fedyogi": FedYogiPlan
+}  # fmt: skip
+_RULES: dict[str, type[_Rule]] = {
+    "median": MedianPlan, "trimmed_mean": TrimmedMeanPlan, "krum": KrumPlan, "multi_krum": MultiKrumPlan,
+    "geometric_median": GeometricMedianPlan, "norm_bound": NormBoundPlan
+}  # fmt: skip
 _RULE_OPTIONS = frozenset(
     {"trim_fraction", "byzantine", "keep", "smoothing", "iterations", "weighted", "max_norm"}
 )  # no strategy has an option of one of these names
@@ -191,15 +199,35 @@ def name_aggregation(strategy: str = "fedavg", rule: str | None = None, **option
     """
     if strategy == "fedprox":
         raise Refusal(Code.PLAN_INVALID, "FedProx is what devices do, with any strategy: give proximal_mu, and leave fedavg.")
+    _check_name("strategy", strategy, _STRATEGIES)
+    if rule is not None:
+        _check_name("robust rule", rule, _RULES)
     given = {"strategy": strategy, **{name: value for name, value in options.items() if name not in _RULE_OPTIONS}}
     of_rule = {name: value for name, value in options.items() if name in _RULE_OPTIONS}
-    if rule is not None or of_rule:
-        given["rule"] = of_rule if rule is None else {"name": rule, **of_rule}
+    if rule is not None:
+        given["rule"] = {"name": rule, **of_rule}
+    elif of_rule:
+        raise Refusal(
+            Code.PLAN_INVALID, f"{' and '.join(of_rule)}: no strategy has such an option; name the robust rule as well."
+        )
     try:
         return _AGGREGATION.validate_python(given)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'strategy'}: {e['msg']}" for e in error.errors())
+        faults = "; ".join(_fault(fault) for fault in error.errors())
         raise Refusal(Code.PLAN_INVALID, f"The strategy is not valid: {faults}.") from error
+
+
+def _check_name(noun: str, name: str, known: Mapping[str, object]) -> None:
+    if name not in known:
+        raise Refusal(Code.PLAN_INVALID, f"There is no {noun} {name!r}: use {', '.join(known)}.")
+
+
+def _fault(error: Mapping[str, Any]) -> str:
+    *place, name = error["loc"] or ("",)
+    if error["type"] != "extra_forbidden" or not place:
+        return describe(error)
+    fields = [field for field in {**_STRATEGIES, **_RULES}[place[-1]].model_fields if field not in ("strategy", "name", "rule")]
+    return f"{place[-1]} has no option {name}; it has {', '.join(fields) or 'none'}"
 
 
 def read_options(texts: Sequence[str]) -> dict[str, object]:
