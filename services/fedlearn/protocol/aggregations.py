@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.faults import describe
+from fedlearn.core.policy import RoundPolicy
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 LearningRate = Annotated[float, Field(gt=0, le=100)]
@@ -228,6 +229,34 @@ def _fault(error: Mapping[str, Any]) -> str:
         return describe(error)
     fields = [field for field in {**_STRATEGIES, **_RULES}[place[-1]].model_fields if field not in ("strategy", "name", "rule")]
     return f"{place[-1]} has no option {name}; it has {', '.join(fields) or 'none'}"
+
+
+def check_reports(aggregation: Aggregation, policy: RoundPolicy) -> None:
+    """Whether every round that the policy lets close has as many updates as the plan's rule takes: or devices would train for
+    nothing.
+
+    Raises:
+        Refusal: `plan_invalid`.
+    """
+    needed, most, selected = aggregation.least_reports, aggregation.most_reports, policy.selection.goal
+    if most is not None and selected > most:
+        raise Refusal(
+            Code.PLAN_INVALID,
+            f"The plan's aggregation takes {most} updates or fewer; the policy's goal times its over_selection is {selected}: "
+            "lower one of them.",
+        )
+    if needed > policy.goal:
+        raise Refusal(
+            Code.PLAN_INVALID,
+            f"The plan's aggregation needs {needed} updates or more; the policy's goal is {policy.goal}: raise it.",
+        )
+    if needed > policy.minimum:
+        raise Refusal(
+            Code.PLAN_INVALID,
+            f"The plan's aggregation needs {needed} updates or more, and by the policy's goal of {policy.goal} and its "
+            f"min_fraction of {policy.min_fraction:g} a round may close with {policy.minimum}: raise min_fraction to "
+            f"{math.ceil(100 * needed / policy.goal) / 100:g} or more, or the goal.",
+        )
 
 
 def read_options(texts: Sequence[str]) -> dict[str, object]:
