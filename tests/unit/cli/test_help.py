@@ -1,12 +1,15 @@
 """What `--help` says of each command."""
 
+import inspect
 import re
 from collections.abc import Iterator
 
 import click
 import pytest
 import typer
+from typer.testing import CliRunner
 
+from fedlearn import __version__
 from fedlearn.cli.app import build
 from fedlearn.data.partitioners import PARTITIONERS
 from fedlearn.local.options import check_options
@@ -39,3 +42,14 @@ def test_a_command_offers_no_rule_that_it_always_refuses(command: str) -> None:
     assert rules == {"median", "trimmed_mean", "multi_krum", "geometric_median", "norm_bound"}
     for rule in rules:
         check_options(robust=rule, devices=9)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_line_of_a_help_breaks_inside_a_sentence(command: str) -> None:
+    """Of a first paragraph typer makes one line, of later ones it keeps those that the source has."""
+    _, *later = inspect.cleandoc(COMMANDS[command].help or "").split("\n\n")
+    assert [paragraph for paragraph in later if "\n" in paragraph] == []
+
+
+def test_the_version_is_told() -> None:
+    assert CliRunner().invoke(build(), ["--version"]).output == f"fedlearn {__version__}\n"
