@@ -60,6 +60,7 @@ def submit(
         typer.echo(f"{file} can be submitted as {name}: {said}.")
         return
     with OperatorClient(server, token) as client:
+        before = next((known.state for known in client.tasks() if known.task == name), None)
         view = client.submit(
             name,
             plan,
@@ -68,7 +69,11 @@ def submit(
             rounds=wanted.rounds if rounds is None else rounds,
             target_accuracy=wanted.target_accuracy,
         )
-    typer.echo(f"Task {view.task} is {view.state}: {said}.")
+    if before in (None, "waiting_for_model"):
+        typer.echo(f"Task {view.task} is {view.state}: {said}.")
+        return
+    another = "" if view.state in ("running", "paused") else " Another run needs another name (--task)."
+    typer.echo(f"Task {view.task} was here already, with the same plan, and is {view.state}: nothing was started.{another}")
 
 
 @app.command("submit-builtin", hidden=True)
