@@ -3,6 +3,7 @@
 `FEDLEARN_STORAGE__ENDPOINT_URL` is `storage.endpoint_url`, and so on.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fedlearn.core.errors import Code, SetupError
+from fedlearn.core.faults import describe
 from fedlearn.core.ids import MAX_AGGREGATORS
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -287,8 +289,15 @@ def load(kind: type[Settings], **given: Any) -> Settings:
     try:
         return kind(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        faults = "; ".join(f"{_variable(e['loc'])}: {e['msg']}" for e in error.errors())
+        faults = "; ".join(_fault(fault) for fault in error.errors())
         raise SetupError(Code.SETTING_INVALID, f"These settings are missing or wrong: {faults}.") from error
+
+
+def _fault(error: Mapping[str, Any]) -> str:
+    told, place = describe(error, _variable), _variable(error["loc"])
+    if error["type"] == "missing" and error["loc"] == ("storage",):  # which has several, and none of that name
+        return f"{told}: see {place}__… in docs/settings.md"
+    return told
 
 
 def _variable(location: tuple[int | str, ...]) -> str:

@@ -42,6 +42,8 @@ def test_a_run_commits_its_rounds(tmp_path: Path, options: tuple[str, ...]) -> N
     # of 796,840 bytes; a share of 5 % is 3 bytes each or so, and int8 of uniform noise does not compress
     assert all(size < (45_000 if "top_k" in options else 210_000) for size in sizes)
     assert not (out / "state").exists()
+    rounds = json.loads((out / "summary.json").read_text())["rounds"]
+    assert all(figures["accuracy"] is not None for figures in rounds), "every version is scored, however models travel"
 
 
 def test_what_devices_begin_with_is_the_copy_that_their_updates_name(make_trial: Callable[..., Trial], world: Any) -> None:

@@ -123,15 +123,22 @@ class TestATaskFile:
         first, again = (run(world, *command) for _ in range(2))
         assert (first.returncode, first.stderr) == (0, "")
         assert first.stdout.startswith("Task once is running: 15 parameters")
-        assert again.stdout == first.stdout
+        assert again.stdout == "Task once was here already, with the same plan, and is running: nothing was started.\n"
         with world.operator() as operator:
             assert (operator.task("once").rounds, operator.task("once").policy.goal) == (5, 7)
             operator.cancel("once")
+        ended = submit(world, str(file), "--task", "once", "--rounds", "5", "--devices", "7")
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert ended.stdout == (
+            "Task once was here already, with the same plan, and is cancelled: nothing was started. Another run needs another "
+            "name (--task).\n"
+        )
 
     def test_needs_the_operators_token(self, submit: Submit, file: Path) -> None:
         done = submit(str(file), token=False)
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1
+        assert "(--token, or FEDLEARN_OPERATOR_TOKEN)" in done.stderr
 
     def test_that_is_refused_is_one_sentence_with_its_code(self, submit: Submit, file: Path) -> None:
         file.write_text(TASK.replace("keras.layers.Dense(3", "keras.layers.Lambda(lambda x: x), keras.layers.Dense(3"))

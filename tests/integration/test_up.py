@@ -53,7 +53,8 @@ def test_it_says_where_everything_is_and_has_no_task(tmp_path: Path) -> None:
         assert httpx.get(place, trust_env=False).is_success
     assert httpx.get(f"{places['server']}/send_model_clients", trust_env=False).status_code == 404
     printed = stop(run)
-    for place in (places["server"], places["aggregator"], *places["devices"].values(), places["storage"]):
+    logs = str(tmp_path / "up" / "logs")
+    for place in (places["server"], places["aggregator"], *places["devices"].values(), places["storage"], logs):
         assert place in printed
     token = printed[printed.index("cat ") :].partition(")")[0].removeprefix("cat ")
     assert token == places["operator_token_file"]
@@ -89,7 +90,7 @@ def test_each_directory_of_shards_is_one_devices_own_data(tmp_path: Path) -> Non
     with OperatorClient(places["server"]) as client:
         found = [(device.examples, device.dataset) for device in client.devices().devices]
     assert sorted(found) == [(20, "wards"), (30, "wards")]
-    stop(run)
+    assert "evaluator" not in stop(run), "nobody has a test set"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-from fedlearn.core.errors import FedlearnError
+from fedlearn.core.errors import Code, FedlearnError, Refusal
 
 __all__ = ["main"]
 
@@ -28,11 +28,16 @@ def main() -> None:
             _fail("Stopped.", _INTERRUPTED)
         raise
     except FedlearnError as error:
-        _fail(f"fedlearn: {error}")
+        _fail(f"fedlearn: {_told(error)}")
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         _fail("fedlearn: The disk is full: make room, and try again.")
+
+
+def _told(error: FedlearnError) -> str:
+    hint = " (--token, or FEDLEARN_OPERATOR_TOKEN)" if isinstance(error, Refusal) and error.code is Code.UNAUTHENTICATED else ""
+    return f"{error.detail}{hint} [{error.code}]"
 
 
 def _end(number: int, _frame: FrameType | None) -> NoReturn:

@@ -31,8 +31,9 @@ def add_to(app: typer.Typer) -> None:
 def backup(file: Annotated[Path, typer.Argument(help="A new file, or - for standard output.")]) -> None:
     """Write the server's database and all models to one file, while it runs or not.
 
-    It reads FEDLEARN_DATABASE_URL and FEDLEARN_STORAGE__*, as the server does. Keep the file safe: it holds the key that signs
-    tickets.
+    It reads FEDLEARN_DATABASE_URL and FEDLEARN_STORAGE__*, as the server does.
+
+    Keep the file safe: it holds the key that signs tickets.
     """
     from fedlearn.adapters.backup import back_up
 
@@ -51,8 +52,9 @@ def restore(
 ) -> None:
     """Put a backup back, with the servers and the aggregator stopped; then start them, and the next round begins.
 
-    It reads FEDLEARN_DATABASE_URL, which may be another kind of database, and FEDLEARN_STORAGE__* with a credential that writes
-    models: the aggregator's.
+    It reads FEDLEARN_DATABASE_URL, which may be another kind of database, and FEDLEARN_STORAGE__*.
+
+    The credential for the storage must be one that writes models: the aggregator's.
     """
     from fedlearn.adapters.backup import restore as put_back
 

@@ -44,7 +44,7 @@ def chaos(
 
     With --outage-seconds storage and database are taken away as well, in each phase; with --postgresql as well, PostgreSQL.
 
-    The replay follows every strategy, rule and codec: int8's chances come from the seed, and so does what top_k keeps.
+    The replay follows every strategy, codec and rule but krum: int8's chances are of the seed, and so is what top_k keeps.
     """
     try:
         from fedlearn.local.chaos import TASK, Arena, Kill, chaos_plan, fire

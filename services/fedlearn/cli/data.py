@@ -15,7 +15,6 @@ from fedlearn.cli.shards import (
     DatasetOption,
     Directory,
     LabelOption,
-    PartitionerOption,
     PlotOption,
     SeedOption,
     holdings_by,
@@ -47,7 +46,9 @@ def info(
     shards: Annotated[Path | None, typer.Option(help="Who holds what of the shards in this directory.")] = None,
     devices: Annotated[int | None, typer.Option(min=1, help="Who would hold what of --dataset, of so many devices.")] = None,
     dataset: DatasetOption = "mnist",
-    partitioner: PartitionerOption = "iid",
+    partitioner: Annotated[
+        str, typer.Option(help="full, iid, dirichlet, shard, pathological, linear, square or exponential.")
+    ] = "iid",
     alpha: AlphaOption = 0.5,
     classes_per_device: ClassesOption = 2,
     seed: SeedOption = 0,

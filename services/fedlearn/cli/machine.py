@@ -12,7 +12,7 @@ import typer
 from fedlearn.core.errors import Code, SetupError
 
 DataDir = Annotated[Path | None, typer.Option(help="A directory that holds the dataset's IDX files.")]
-Partitioner = Annotated[str, typer.Option(help="full, iid, dirichlet, shard or pathological.")]
+Partitioner = Annotated[str, typer.Option(help="full, iid, dirichlet, shard, pathological, linear, square or exponential.")]
 Alpha = Annotated[float, typer.Option(help="Dirichlet's concentration: the smaller, the more skewed.")]
 BatchSize = Annotated[int, typer.Option(help="Examples a local step.")]
 LearningRate = Annotated[float, typer.Option(help="The devices' learning rate.")]

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedlearn.adapters.operator import OperatorClient
-from fedlearn.core.errors import Code, SetupError
+from fedlearn.core.errors import Code, Refusal
 
 _NO_TERMINAL_WIDTH = 1000
 DEFAULT_SERVER = "http://127.0.0.1:8000"
@@ -26,11 +26,11 @@ def newest_task(client: OperatorClient) -> str:
     """The name of the task that was submitted last.
 
     Raises:
-        SetupError: `setting_invalid` when there is none.
+        Refusal: `task_unknown` when there is none.
     """
     tasks = client.tasks()
     if not tasks:
-        raise SetupError(Code.SETTING_INVALID, "The server has no task yet: 'fedlearn tasks submit' submits one.")
+        raise Refusal(Code.TASK_UNKNOWN, "The server has no task yet: 'fedlearn tasks submit' submits one.")
     return tasks[-1].task
 
 

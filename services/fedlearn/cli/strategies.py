@@ -12,7 +12,8 @@ RobustOption = Annotated[
     str | None,
     typer.Option(
         "--robust",
-        help="median, trimmed_mean, krum, multi_krum, geometric_median or norm_bound. Default: the weighted mean.",
+        help="median, trimmed_mean, multi_krum, geometric_median or norm_bound (krum: only where min_cohort is 1, so not "
+        "here). Default: the weighted mean.",
         show_default=False,
     ),
 ]

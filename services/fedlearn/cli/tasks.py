@@ -24,7 +24,7 @@ from fedlearn.cli.show import (
 )
 from fedlearn.cli.strategies import ProximalOption, RobustOption, StrategyOption, StrategyOptions, min_fraction_for
 from fedlearn.core.errors import Code, Outage, Refusal, SetupError
-from fedlearn.protocol.aggregations import name_aggregation, read_options
+from fedlearn.protocol.aggregations import check_reports, name_aggregation, read_options
 from fedlearn.protocol.plans import LocalTraining, name_codec, read_model_encoding
 from fedlearn.protocol.tensors import encode_model
 from fedlearn.protocol.views import Policy, VersionView
@@ -54,11 +54,13 @@ def submit(
     name = task or wanted.name or task_name(file.stem)
     plan, version_0 = prepare(wanted)
     said = f"{plan.parameters:,} parameters, dataset {plan.dataset}, plan {plan.digest[:12]}"
+    policy = wanted.policy if devices is None else wanted.policy.model_copy(update={"goal": devices})
     if check:
+        check_reports(plan.aggregation, policy.domain())  # as the server does when it is submitted
         typer.echo(f"{file} can be submitted as {name}: {said}.")
         return
-    policy = wanted.policy if devices is None else wanted.policy.model_copy(update={"goal": devices})
     with OperatorClient(server, token) as client:
+        before = next((known.state for known in client.tasks() if known.task == name), None)
         view = client.submit(
             name,
             plan,
@@ -67,7 +69,11 @@ def submit(
             rounds=wanted.rounds if rounds is None else rounds,
             target_accuracy=wanted.target_accuracy,
         )
-    typer.echo(f"Task {view.task} is {view.state}: {said}.")
+    if before in (None, "waiting_for_model"):
+        typer.echo(f"Task {view.task} is {view.state}: {said}.")
+        return
+    another = "" if view.state in ("running", "paused") else " Another run needs another name (--task)."
+    typer.echo(f"Task {view.task} was here already, with the same plan, and is {view.state}: nothing was started.{another}")
 
 
 @app.command("submit-builtin", hidden=True)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fedlearn.core.errors import Code, SetupError
+
 Array = npt.NDArray[Any]
 
 
@@ -18,6 +20,7 @@ def read_columns(path: Path, features: Sequence[str], label: str) -> tuple[Array
 
     Raises:
         ValueError: what is wrong with the file, in words that quote none of its values.
+        SetupError: `setting_invalid` where pyarrow is not installed.
         FileNotFoundError: there is no such file.
     """
     table = _table(path, (*features, label))
@@ -36,6 +39,7 @@ def read_column(path: Path, name: str) -> Array:
 
     Raises:
         ValueError: what is wrong with it.
+        SetupError: `setting_invalid` where pyarrow is not installed.
     """
     column = _table(path, (name,)).column(name)
     if column.null_count:
@@ -49,7 +53,7 @@ def _table(path: Path, columns: Sequence[str]) -> Any:
         import pyarrow as pa  # noqa: PLC0415 - an extra: only who has such files needs it
         import pyarrow.parquet as pq  # noqa: PLC0415
     except ImportError as error:
-        raise ValueError("to read Parquet pyarrow is needed: pip install 'fedlearn[parquet]'") from error
+        raise SetupError(Code.SETTING_INVALID, "To read Parquet pyarrow is needed: pip install 'fedlearn[parquet]'.") from error
     try:
         names = pq.read_schema(path).names
         missing = [name for name in columns if name not in names]

@@ -75,7 +75,8 @@ class Evaluator:
         workshop, loop = self._workshop, asyncio.get_running_loop()
         with metrics.FAILURES.count_exceptions(), metrics.SCORING_SECONDS.time():
             tools = await workshop.tools(job.plan_digest)
-            weights = await workshop.weights(TaskId(job.task), job.model, job.model_url, tools.plan)
+            # the version itself, not the copy that devices are given
+            weights = await workshop.weights(TaskId(job.task), job.model, job.model_url, tools.plan, "float32")
             return await loop.run_in_executor(workshop.compute, tools.learner.evaluate, weights, self._test)
 
 

@@ -21,7 +21,7 @@ from fedlearn.core.ids import RoundId, TaskId
 from fedlearn.core.learning import Learner, Weights
 from fedlearn.device.peers import AggregatorClient, ServerClient
 from fedlearn.protocol.messages import Model
-from fedlearn.protocol.plans import Plan
+from fedlearn.protocol.plans import ModelEncoding, Plan
 from fedlearn.protocol.sealing import SealingPublicKey, verify_sealing_key
 from fedlearn.protocol.tensors import decode_model
 
@@ -120,8 +120,11 @@ class Workshop:
 
         return await self._tools.get(plan_digest, plan_digest, make)
 
-    async def weights(self, task: TaskId, model: Model, url: str, plan: Plan) -> Weights:
+    async def weights(self, task: TaskId, model: Model, url: str, plan: Plan, encoding: ModelEncoding | None = None) -> Weights:
         """The global model, checked by its digest; a version is fetched once, until the task has a newer one.
+
+        Args:
+            encoding: the file's. Default: the plan's `model_encoding`, as devices are given it; a version itself is float32.
 
         Raises:
             Refusal: `model_mismatch`, `forbidden`.
@@ -130,7 +133,7 @@ class Workshop:
 
         async def make() -> Weights:
             body = await asyncio.to_thread(self.transfer.fetch, url, sha256=model.sha256, size_bytes=model.size_bytes)
-            return decode_model(body, plan, plan.model_encoding)
+            return decode_model(body, plan, encoding or plan.model_encoding)
 
         return await self._weights.get(task, model.sha256, make, size_bytes=4 * plan.parameters)
 

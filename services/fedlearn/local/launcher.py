@@ -79,7 +79,8 @@ class Launcher:
             ]
             shards.result()
             storage.result()
-        self._say(f"Starting the evaluator and {self.processes} device processes.")
+        evaluator = "the evaluator and " if self._is_scored else ""
+        self._say(f"Starting {evaluator}{self.processes} device processes.")
         self._start_learners(deployment)
         server.wait_until_answering(f"{addresses.server_url}/readyz")
         for aggregator, url in zip(aggregators, addresses.aggregator_urls, strict=True):
@@ -91,6 +92,10 @@ class Launcher:
         if self._options.manual:
             return self._options.devices
         return self._options.processes or min(self._options.devices, os.cpu_count() or 1)
+
+    @property
+    def _is_scored(self) -> bool:
+        return self._options.dataset in DATASETS  # of others nobody has a test set
 
     def client(self) -> OperatorClient:
         """An operator's client of this deployment's server."""
@@ -145,7 +150,7 @@ class Launcher:
     def _start_learners(self, deployment: Deployment) -> None:
         options = self._options
         learner = {"FEDLEARN_LEARNER": options.learner}
-        if options.dataset in DATASETS:  # of others nobody has a test set
+        if self._is_scored:
             evaluator = deployment.evaluator(port=free_port(), dataset=options.dataset, data_dir=options.data_dir)
             self._services.add(self._learner("evaluator", ["evaluator"], {**evaluator, **learner}))
         by_hand = {"FEDLEARN_MANUAL": "true"} if options.manual else {}

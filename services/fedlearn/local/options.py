@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fedlearn.config import AggregatorSettings, Port
 from fedlearn.core.errors import Code, Refusal, SetupError
+from fedlearn.core.faults import describe_all
 from fedlearn.core.ids import MAX_AGGREGATORS
 from fedlearn.protocol.aggregations import Aggregation, name_aggregation, read_options
 from fedlearn.protocol.plans import ModelEncoding, UpdateFormat, check_combination, name_codec
@@ -177,10 +178,9 @@ def _checked(kind: type[Options], command: str, given: Mapping[str, object]) -> 
     try:
         return kind.model_validate(given)
     except ValidationError as error:
-        faults = "; ".join(_fault(e["loc"], e["msg"]) for e in error.errors())
+        faults = describe_all(error.errors(), _option)
         raise SetupError(Code.SETTING_INVALID, f"{faults}. See 'fedlearn {command} --help'.") from error
 
 
-def _fault(location: tuple[int | str, ...], message: str) -> str:
-    option = "".join(f"--{part}: ".replace("_", "-") for part in location if isinstance(part, str))
-    return option + message.removeprefix("Value error, ")
+def _option(location: tuple[int | str, ...]) -> str:
+    return " ".join(f"--{part}".replace("_", "-") for part in location if isinstance(part, str))

@@ -14,7 +14,7 @@ from fedlearn.local.options import RunOptions, UpOptions
 from fedlearn.protocol.views import VersionView
 from fedlearn.reporting.curves import draw_curves, is_available
 from fedlearn.reporting.following import Follower
-from fedlearn.reporting.history import RoundFigures, Summary
+from fedlearn.reporting.history import RoundFigures, Summary, why_none
 from fedlearn.reporting.progress import Progress, table
 
 _STATE = ("storage", "shards", "state", "keys", "server.db", "server.db-wal", "server.db-shm")
@@ -52,7 +52,8 @@ def run(options: RunOptions, console: Console, started_at: float) -> Summary:
             path = directory / "model.keras"
             progress.say("Saving the model.")
             launcher.run_learner("save", ["models", "download", "--server", _url(launcher), "--task", task, "--out", str(path)])
-    evaluation = newest.evaluation or {}
+    trained = any(figures.outcome == "committed" for figures in history)
+    evaluation = (newest.evaluation if trained else None) or {}
     summary = Summary(
         dataset=options.dataset,
         model=options.model,
@@ -169,7 +170,13 @@ def _forget_state(directory: Path) -> None:
 def _tell(console: Console, summary: Summary, summary_path: Path) -> None:
     if not console.is_terminal:
         console.print(table(summary.rounds))
-    accuracy = "unknown" if summary.final_accuracy is None else f"{100 * summary.final_accuracy:.2f} %"
-    console.print(f"Accuracy on the test set: {accuracy} after {len(summary.rounds)} rounds, {summary.seconds:.1f} s in all.")
-    console.print(f"The model (version {summary.model_version}): {summary.model_path}", soft_wrap=True)
+    if (why := why_none(summary.rounds)) is not None:
+        console.print(why, soft_wrap=True, markup=False)
+    else:
+        accuracy = "unknown" if summary.final_accuracy is None else f"{100 * summary.final_accuracy:.2f} %"
+        console.print(
+            f"Accuracy on the test set: {accuracy} after {len(summary.rounds)} rounds, {summary.seconds:.1f} s in all."
+        )
+    version = f"version {summary.model_version}" + ("" if why is None else ", untrained")
+    console.print(f"The model ({version}): {summary.model_path}", soft_wrap=True)
     console.print(f"The summary: {summary_path}; logs: {summary.model_path.parent / 'logs'}", soft_wrap=True)

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from fedlearn.adapters.operator import OperatorClient
 from fedlearn.core.errors import Code, Refusal, SetupError
 from fedlearn.local.launcher import Launcher
 from fedlearn.local.options import UpOptions
 from fedlearn.local.run import MARK, Watch, make_directory, submission
+from fedlearn.reporting.history import why_none
 from fedlearn.reporting.progress import Progress, table
 
 _READY_SECONDS = 120.0
@@ -91,6 +91,8 @@ def _follow(client: OperatorClient, task: str, options: UpOptions, launcher: Lau
         history, _ = Watch(client, task, launcher, progress).until_ended()
     if not console.is_terminal:
         console.print(table(history))
+    if (why := why_none(history)) is not None:
+        console.print(why, soft_wrap=True, markup=False)
     console.print(f"Task {task} has ended; everything stays up until Ctrl-C.")
 
 
@@ -110,16 +112,18 @@ def _addresses(launcher: Launcher) -> dict[str, Any]:
 def _tell(console: Console, options: UpOptions, launcher: Launcher, directory: Path) -> None:
     assert launcher.deployment is not None
     addresses = launcher.deployment.addresses
-    shown = Table(box=None, pad_edge=False, show_header=False)
-    shown.add_row("server", addresses.server_url, f"watch it in a browser; its API: {addresses.server_url}/docs")
-    shown.add_row("aggregator", addresses.aggregator_url, f"its API: {addresses.aggregator_url}/docs")
     hosted = "" if options.manual else "device process: /healthz, /readyz, /metrics"
-    for name, url in launcher.device_urls.items():
-        shown.add_row(name, url, hosted)
-    shown.add_row("storage", f"http://127.0.0.1:{addresses.storage}", "S3; one credential per role")
-    shown.add_row("logs", str(launcher.logs), "")
     console.print("\nEverything is up.", style="bold")
-    console.print(shown, soft_wrap=True)
+    shown = [
+        ("server", addresses.server_url, f"watch it in a browser; its API: {addresses.server_url}/docs"),
+        ("aggregator", addresses.aggregator_url, f"its API: {addresses.aggregator_url}/docs"),
+        *((name, url, hosted) for name, url in launcher.device_urls.items()),
+        ("storage", f"http://127.0.0.1:{addresses.storage}", "S3; one credential per role"),
+    ]
+    names, urls = (max(len(row[column]) for row in shown) for column in (0, 1))
+    for name, url, what in shown:  # no table: its columns would be cut where the terminal is narrow, or there is none
+        console.print(f"{name:<{names}} {url:<{urls}} {what}".rstrip(), soft_wrap=True)
+    console.print(f"{'logs':<{names}} {launcher.logs}", soft_wrap=True)
     if options.manual:
         console.print("\nA round by hand, in this order, as often as you like:")
         for name, url in launcher.device_urls.items():

@@ -5,12 +5,14 @@ docs/strategies.md is the table of all, with their sources.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from fedlearn.core.errors import Code, Refusal
+from fedlearn.core.faults import describe
+from fedlearn.core.policy import RoundPolicy
 from fedlearn.protocol.messages import MAX_DEVICES_A_ROUND
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -175,6 +177,13 @@ Aggregation = Annotated[
 ]
 
 _AGGREGATION: TypeAdapter[Aggregation] = TypeAdapter(Aggregation)
+_STRATEGIES: dict[str, type[_Strategy]] = {
+    "fedavg": FedAvgPlan, "fedavgm": FedAvgMPlan, "fedadagrad": FedAdagradPlan, "fedadam": FedAdamPlan, "fedyogi": FedYogiPlan
+}  # fmt: skip
+_RULES: dict[str, type[_Rule]] = {
+    "median": MedianPlan, "trimmed_mean": TrimmedMeanPlan, "krum": KrumPlan, "multi_krum": MultiKrumPlan,
+    "geometric_median": GeometricMedianPlan, "norm_bound": NormBoundPlan
+}  # fmt: skip
 _RULE_OPTIONS = frozenset(
     {"trim_fraction", "byzantine", "keep", "smoothing", "iterations", "weighted", "max_norm"}
 )  # no strategy has an option of one of these names
@@ -192,15 +201,63 @@ def name_aggregation(strategy: str = "fedavg", rule: str | None = None, **option
     """
     if strategy == "fedprox":
         raise Refusal(Code.PLAN_INVALID, "FedProx is what devices do, with any strategy: give proximal_mu, and leave fedavg.")
+    _check_name("strategy", strategy, _STRATEGIES)
+    if rule is not None:
+        _check_name("robust rule", rule, _RULES)
     given = {"strategy": strategy, **{name: value for name, value in options.items() if name not in _RULE_OPTIONS}}
     of_rule = {name: value for name, value in options.items() if name in _RULE_OPTIONS}
-    if rule is not None or of_rule:
-        given["rule"] = of_rule if rule is None else {"name": rule, **of_rule}
+    if rule is not None:
+        given["rule"] = {"name": rule, **of_rule}
+    elif of_rule:
+        raise Refusal(
+            Code.PLAN_INVALID, f"{' and '.join(of_rule)}: no strategy has such an option; name the robust rule as well."
+        )
     try:
         return _AGGREGATION.validate_python(given)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'strategy'}: {e['msg']}" for e in error.errors())
+        faults = "; ".join(_fault(fault) for fault in error.errors())
         raise Refusal(Code.PLAN_INVALID, f"The strategy is not valid: {faults}.") from error
+
+
+def _check_name(noun: str, name: str, known: Mapping[str, object]) -> None:
+    if name not in known:
+        raise Refusal(Code.PLAN_INVALID, f"There is no {noun} {name!r}: use {', '.join(known)}.")
+
+
+def _fault(error: Mapping[str, Any]) -> str:
+    *place, name = error["loc"] or ("",)
+    if error["type"] != "extra_forbidden" or not place:
+        return describe(error)
+    fields = [field for field in {**_STRATEGIES, **_RULES}[place[-1]].model_fields if field not in ("strategy", "name", "rule")]
+    return f"{place[-1]} has no option {name}; it has {', '.join(fields) or 'none'}"
+
+
+def check_reports(aggregation: Aggregation, policy: RoundPolicy) -> None:
+    """Whether every round that the policy lets close has as many updates as the plan's rule takes: or devices would train for
+    nothing.
+
+    Raises:
+        Refusal: `plan_invalid`.
+    """
+    needed, most, selected = aggregation.least_reports, aggregation.most_reports, policy.selection.goal
+    if most is not None and selected > most:
+        raise Refusal(
+            Code.PLAN_INVALID,
+            f"The plan's aggregation takes {most} updates or fewer; the policy's goal times its over_selection is {selected}: "
+            "lower one of them.",
+        )
+    if needed > policy.goal:
+        raise Refusal(
+            Code.PLAN_INVALID,
+            f"The plan's aggregation needs {needed} updates or more; the policy's goal is {policy.goal}: raise it.",
+        )
+    if needed > policy.minimum:
+        raise Refusal(
+            Code.PLAN_INVALID,
+            f"The plan's aggregation needs {needed} updates or more, and by the policy's goal of {policy.goal} and its "
+            f"min_fraction of {policy.min_fraction:g} a round may close with {policy.minimum}: raise min_fraction to "
+            f"{math.ceil(100 * needed / policy.goal) / 100:g} or more, or the goal.",
+        )
 
 
 def read_options(texts: Sequence[str]) -> dict[str, object]:

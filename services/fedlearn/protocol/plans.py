@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from fedlearn.core.errors import Code, Refusal
+from fedlearn.core.faults import describe_all
 from fedlearn.protocol.aggregations import Aggregation, FedAvgPlan, Strict
 
 MAX_PARAMETERS = 500_000_000
@@ -317,7 +318,7 @@ def read_plan(text: bytes | str) -> Plan:
 
 def faults_of(error: ValidationError) -> str:
     """Where a plan is at fault and how, up to five faults."""
-    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'plan'}: {e['msg']}" for e in error.errors()[:5])
+    return describe_all(error.errors()[:5])
 
 
 def foreign_classes(node: Any) -> Iterator[str]:

@@ -1,12 +1,15 @@
 """The history of a task as the summary that `fedlearn run` writes."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
+from fedlearn.core.errors import Code
 from fedlearn.core.rounds import Standing
+from fedlearn.protocol.problems import CATALOGUE
 from fedlearn.protocol.views import RoundView, VersionView
 
 
@@ -16,6 +19,7 @@ class RoundFigures(BaseModel):
     Args:
         accuracy: the published model's on the test set; None for an abandoned round.
         federated_accuracy: the devices' weighted hold-out accuracy of the version that the round started from.
+        failures: how many devices were refused or dropped out, by the code of why.
     """
 
     round: int
@@ -29,12 +33,14 @@ class RoundFigures(BaseModel):
     loss: float | None
     federated_accuracy: float | None
     seconds: float
+    failures: dict[Code, int] = {}
 
 
 class Summary(BaseModel):
     """A run from start to end.
 
     Args:
+        final_accuracy: the model's on the test set, as is `final_loss`; None if no round has made it.
         seconds: from the command's start until the last version was scored and saved.
     """
 
@@ -68,4 +74,21 @@ def figures(round_: RoundView, versions: Sequence[VersionView]) -> RoundFigures:
         loss=scores.get("loss"),
         federated_accuracy=round_.metrics.get("accuracy"),
         seconds=round(round_.seconds, 3),
+        failures=Counter(participant.code for participant in round_.participants if participant.code is not None),
     )
+
+
+def why_none(rounds: Sequence[RoundFigures]) -> str | None:
+    """Why no round of them was committed, as a sentence with the code of the last one; None if one was, or there is none."""
+    if not rounds or any(figures.outcome == "committed" for figures in rounds):
+        return None
+    last = rounds[-1]
+    reason = f" [{last.reason}]" if last.reason else ""
+    if not last.failures:
+        title = CATALOGUE[Code(last.reason)].title if last.reason else "It gave no reason."
+        return f"No round was committed: {title}{reason}"
+    devices = ", ".join(
+        f"{count} of {last.selected} devices failed ({code}: {CATALOGUE[code].title.rstrip('.')})"
+        for code, count in last.failures.items()
+    )
+    return f"No round was committed: in the last one {devices}; their logs say more.{reason}"

@@ -82,7 +82,7 @@ def table(rounds: list[RoundFigures]) -> Table:
         committed = figures.outcome == "committed"
         shown.add_row(
             str(figures.round),
-            Text("committed", "green") if committed else Text(f"abandoned: {figures.reason}", "red"),
+            Text("committed", "green") if committed else Text(f"abandoned: {_why(figures)}", "red"),
             f"{figures.reported}/{figures.selected}",
             f"{figures.examples:,}",
             Text(_percent(figures.accuracy), "bold"),
@@ -99,7 +99,9 @@ def _is_scored(figures: RoundFigures) -> bool:
 
 def _now(round_: RoundView, rounds: str) -> Text:
     counts = Counter(participant.standing for participant in round_.participants)
-    text = Text.assemble(("round ", "dim"), f"{round_.round}/{rounds} ", (round_.phase, "cyan"), f" {round_.seconds:.1f} s")
+    text = Text.assemble(
+        ("round ", "dim"), f"{_count(round_.round, rounds)} ", (round_.phase, "cyan"), f" {round_.seconds:.1f} s"
+    )
     if round_.participants:
         text.append(f"  {counts['reported']}/{len(round_.participants)} reported")
     if counts["refused"] or counts["dropped"]:
@@ -112,12 +114,22 @@ def _now(round_: RoundView, rounds: str) -> Text:
 
 def _line(figures: RoundFigures, rounds: str) -> str:
     if figures.outcome == "abandoned":
-        return f"round {figures.round}/{rounds} abandoned: {figures.reason}, {figures.seconds:.2f} s"
+        return f"round {_count(figures.round, rounds)} abandoned: {_why(figures)}, {figures.seconds:.2f} s"
     return (
-        f"round {figures.round}/{rounds} committed: {figures.reported} of {figures.selected} reported, accuracy "
+        f"round {_count(figures.round, rounds)} committed: {figures.reported} of {figures.selected} reported, accuracy "
         f"{_percent(figures.accuracy)}, loss {_number(figures.loss)}, hold-out {_percent(figures.federated_accuracy)}, "
         f"{figures.seconds:.2f} s"
     )
+
+
+def _count(number: int, rounds: str) -> str:
+    """Of so many: which a round beyond them, in place of one that was abandoned, is not."""
+    return str(number) if rounds.isdecimal() and number > int(rounds) else f"{number}/{rounds}"
+
+
+def _why(figures: RoundFigures) -> str:
+    failures = ", ".join(f"{count} {code}" for code, count in figures.failures.items())
+    return f"{figures.reason} ({failures})" if failures else f"{figures.reason}"
 
 
 def _percent(value: float | None) -> str:

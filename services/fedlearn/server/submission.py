@@ -2,15 +2,13 @@
 
 import asyncio
 import json
-import math
 from dataclasses import replace
 
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import TaskId
-from fedlearn.core.policy import RoundPolicy
 from fedlearn.core.ports import Task
 from fedlearn.core.rounds import ModelRef
-from fedlearn.protocol.aggregations import Aggregation
+from fedlearn.protocol.aggregations import check_reports
 from fedlearn.protocol.messages import Upload
 from fedlearn.protocol.plans import read_plan
 from fedlearn.protocol.tensors import check_header, header_bytes
@@ -29,7 +27,7 @@ async def submit_task(coordinator: Coordinator, submission: TaskSubmission) -> T
         Outage: `aggregator_unreachable`.
     """
     plan, task_id, policy = read_plan(json.dumps(submission.plan)), TaskId(submission.task), submission.policy.domain()
-    _check_reports(plan.aggregation, policy)
+    check_reports(plan.aggregation, policy)
     around = coordinator.around
     place = await around.aggregator.place_model(
         task_id,
@@ -57,34 +55,6 @@ async def submit_task(coordinator: Coordinator, submission: TaskSubmission) -> T
     _log.info("task submitted", task=task_id, plan=plan.digest, parameters=plan.parameters)
     upload = Upload(url=place.url, headers=place.headers, valid_seconds=place.valid_seconds)
     return TaskAccepted(task=task_id, plan_digest=plan.digest, upload=upload)
-
-
-def _check_reports(aggregation: Aggregation, policy: RoundPolicy) -> None:
-    """Whether every round that the policy lets close has as many updates as the plan's rule takes: or devices would train for
-    nothing.
-
-    Raises:
-        Refusal: `plan_invalid`.
-    """
-    needed, most, selected = aggregation.least_reports, aggregation.most_reports, policy.selection.goal
-    if most is not None and selected > most:
-        raise Refusal(
-            Code.PLAN_INVALID,
-            f"The plan's aggregation takes {most} updates or fewer; the policy's goal times its over_selection is {selected}: "
-            "lower one of them.",
-        )
-    if needed > policy.goal:
-        raise Refusal(
-            Code.PLAN_INVALID,
-            f"The plan's aggregation needs {needed} updates or more; the policy's goal is {policy.goal}: raise it.",
-        )
-    if needed > policy.minimum:
-        raise Refusal(
-            Code.PLAN_INVALID,
-            f"The plan's aggregation needs {needed} updates or more, and by the policy's goal of {policy.goal} and its "
-            f"min_fraction of {policy.min_fraction:g} a round may close with {policy.minimum}: raise min_fraction to "
-            f"{math.ceil(100 * needed / policy.goal) / 100:g} or more, or the goal.",
-        )
 
 
 async def _waits(coordinator: Coordinator, task: Task) -> bool:

@@ -12,10 +12,12 @@ from fedlearn.core.ids import TaskId
 from fedlearn.core.learning import Examples, Weights
 from fedlearn.device import evaluator
 from fedlearn.device.evaluator import Evaluator
-from fedlearn.device.workshop import Workshop
+from fedlearn.device.learners import learner_factory
+from fedlearn.device.workshop import LearnerFactory, Workshop
 from fedlearn.learning.synthetic import SyntheticLearner
 from fedlearn.protocol.messages import Model
-from fedlearn.protocol.plans import Plan
+from fedlearn.protocol.plans import ModelEncoding, Plan
+from fedlearn.protocol.tensors import encode_model
 from fedlearn.protocol.views import Evaluation, EvaluationJob
 from support.desk import until
 from support.sealed import BASE, BASE_FILE, PLAN
@@ -33,6 +35,7 @@ class PlayedServer:
         self.scored: list[tuple[TaskId, int, Mapping[str, float]]] = []
         self.failures: list[Exception] = []
         self.fetch_failures: list[Exception] = []
+        self.served, self.version = PLAN, BASE_FILE
 
     async def next_evaluation(self, dataset: str, wait_seconds: float) -> EvaluationJob | None:
         self.asked.append(dataset)
@@ -43,7 +46,7 @@ class PlayedServer:
         return self.jobs.pop(0)
 
     async def plan(self, digest: str) -> Plan:
-        return PLAN
+        return self.served
 
     async def evaluate(self, task: TaskId, version: int, evaluation: Evaluation) -> None:
         self.scored.append((task, version, evaluation.metrics))
@@ -51,7 +54,7 @@ class PlayedServer:
     def fetch(self, url: str, *, sha256: str, size_bytes: int) -> bytes:
         if self.fetch_failures:
             raise self.fetch_failures.pop(0)
-        return BASE_FILE
+        return self.version
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +63,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def running(server: PlayedServer, learner: type[SyntheticLearner] = SyntheticLearner) -> AsyncIterator[Evaluator]:
+async def running(server: PlayedServer, learner: LearnerFactory = SyntheticLearner) -> AsyncIterator[Evaluator]:
     played: Any = server
     compute = ThreadPoolExecutor(1)
     workshop = Workshop(server=played, aggregator=None, identity=None, make_learner=learner, compute=compute)
@@ -133,6 +136,23 @@ async def test_readiness_does_not_wait_until_there_is_something_to_score() -> No
         await until(lambda: len(server.waits) == 2)
         assert evaluating.connected
     assert server.waits == [1.0, 30.0]
+
+
+@pytest.mark.parametrize("encoding", ["float32", "float16"])
+async def test_keras_scores_the_version_itself_however_the_model_travels_to_devices(encoding: ModelEncoding) -> None:
+    make_learner, _ = learner_factory("keras")
+    from fedlearn.learning.models import get_weights, make_plan
+    from fedlearn.learning.runtime import keras
+
+    layers = [keras.Input((784,)), keras.layers.Dense(10, activation="softmax")]
+    model = keras.Sequential(layers)
+    plan = make_plan(model, dataset="mnist", model_encoding=encoding)
+    version = encode_model(get_weights(model, plan), plan)  # as a submitter or the aggregator writes it: in float32
+    server = PlayedServer(JOB.model_copy(update={"plan_digest": plan.digest}))
+    server.served, server.version = plan, version
+    async with running(server, make_learner):
+        await until(lambda: server.scored, seconds=60)
+    assert set(server.scored[0][2]) == {"loss", "accuracy"}
 
 
 class Diverged(SyntheticLearner):

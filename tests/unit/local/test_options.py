@@ -20,7 +20,7 @@ def test_int8_is_how_updates_travel_unless_another_codec_is_named() -> None:
         pytest.param({"codec": "int4"}, "int8", id="an unknown codec"),
         pytest.param({"codec": "float64"}, "float32", id="one of the aggregator's own"),
         pytest.param({"codec": "int8", "keep_fraction": 0.1}, "keep_fraction is of top_k", id="another codec's option"),
-        pytest.param({"codec": "top_k", "keep_fraction": 0.0}, "greater than 0", id="nothing is sent"),
+        pytest.param({"codec": "top_k", "keep_fraction": 0.0}, "above 0", id="nothing is sent"),
         pytest.param({"codec": "top_k", "keep_fraction": 0.9}, "0.5", id="so much that it saves nothing"),
         pytest.param({"codec": "top_k", "robust": "median", "devices": 9}, "weighted mean only", id="a median of zeros"),
         pytest.param({"codec": "top_k", "robust": "norm_bound"}, "weighted mean only", id="what is cut would be lost"),

@@ -4,7 +4,9 @@ import io
 
 from rich.console import Console
 
-from fedlearn.reporting.history import RoundFigures
+from fedlearn.core.errors import Code
+from fedlearn.protocol.problems import CATALOGUE
+from fedlearn.reporting.history import RoundFigures, why_none
 from fedlearn.reporting.progress import Progress
 
 SCORED = RoundFigures(
@@ -48,3 +50,31 @@ def test_a_round_that_nobody_scores_is_told_when_the_next_has_ended_and_the_last
     assert "round 1/3" in lines[1]
     assert "round 2/3" not in lines[1]
     assert "round 2/3 committed" in lines[2]
+
+
+ABANDONED = SCORED.model_copy(
+    update={
+        "outcome": "abandoned",
+        "reason": "too_few_reports",
+        "reported": 0,
+        "selected": 5,
+        "failures": {Code.TRAINING_FAILED: 5},
+    }
+)
+
+
+def test_an_abandoned_round_says_why_its_devices_failed_and_is_counted_no_higher_than_wanted() -> None:
+    fourth = ABANDONED.model_copy(update={"round": 4})
+    first, last = told([ABANDONED, fourth])[-1].splitlines()
+    assert first == "round 1/3 abandoned: too_few_reports (5 training_failed), 1.50 s"
+    assert last == "round 4 abandoned: too_few_reports (5 training_failed), 1.50 s"
+
+
+def test_a_run_without_a_committed_round_says_why() -> None:
+    assert why_none([]) is why_none([ABANDONED, SCORED]) is None
+    assert why_none([ABANDONED]) == (
+        "No round was committed: in the last one 5 of 5 devices failed (training_failed: "
+        f"{CATALOGUE[Code.TRAINING_FAILED].title.rstrip('.')}); their logs say more. [too_few_reports]"
+    )
+    nobody = ABANDONED.model_copy(update={"reason": "too_few_devices", "failures": {}})
+    assert why_none([nobody]) == f"No round was committed: {CATALOGUE[Code.TOO_FEW_DEVICES].title} [too_few_devices]"
