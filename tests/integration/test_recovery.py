@@ -201,7 +201,7 @@ def test_an_aggregator_that_has_lost_its_key_gives_the_round_up_and_the_next_one
         round_ = trial.reach(1, "committed", "abandoned")
         assert (round_.phase, round_.reason) == ("abandoned", Code.AGGREGATOR_KEY_LOST)
         assert trial.reach(2, "selection").base_version == 0
-        lost = [line for line in trial.world.logs("aggregator") if line["event"] == "round can't be recovered"]
+        lost = [line for line in trial.world.logs("aggregator") if line["event"] == "round has no result"]
         own = [line["code"] for line in lost if line["round"] == str(trial.id())]  # the storage may hold others' rounds
         assert own == [Code.AGGREGATOR_KEY_LOST]
         wait_for(lambda: trial.world.updates_of(trial.id()) == [], "what nobody can open to be swept")
