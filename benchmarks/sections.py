@@ -128,7 +128,7 @@ def _head(listed: Sequence[Benchmark], measured: Mapping[str, Ran], main: list[P
         "What is compared was measured in the same run, taking turns where it could; what plain tools reach on this machine "
         "stands beside it. Figures are medians unless they say otherwise; in brackets stand the least and the most. 'By CPU "
         "time' is what it would be had all cores been free for it.\n",
-        "Aims (80 % of bare GETs, 1.5 × the bare way, and so on) are the project's own, set before measuring; those of the "
+        "Aims (80 % of bare GETs, 1.5 × the bare way, and so on) are the project's own; those of the "
         "rounds to 97 % are the paper's.\n",
     ]
     if busy:

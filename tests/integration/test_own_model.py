@@ -127,7 +127,7 @@ class TestATaskFile:
         with world.operator() as operator:
             assert (operator.task("once").rounds, operator.task("once").policy.goal) == (5, 7)
             operator.cancel("once")
-        ended = submit(world, str(file), "--task", "once", "--rounds", "5", "--devices", "7")
+        ended = run(world, *command)
         assert (ended.returncode, ended.stderr) == (0, "")
         assert ended.stdout == (
             "Task once was here already, with the same plan, and is cancelled: nothing was started. Another run needs another "

@@ -22,25 +22,27 @@ class Figure(NamedTuple):
 
 
 FIGURES = {
-    "rounds to 97 %, IID": Figure(r"in round ([\d,.]+) \(IID\)", "mcmahan", r"iid, median[^|]*"),
-    "rounds to 97 %, non-IID": Figure(r"and ([\d,.]+) \(non-IID", "mcmahan", r"(?!iid)\S[^|]*, median[^|]*"),
-    "the paper's, IID": Figure(r"McMahan et al. 2017 took ([\d,.]+) and", "mcmahan", r"iid, median[^|]*\|[^|]*\| at most"),
+    "rounds to 97 %, IID": Figure(r"in round ([\d,.]+) \(IID\)", "mcmahan", r"IID, median[^|]*"),
+    "rounds to 97 %, non-IID": Figure(r"and ([\d,.]+) \(non-IID", "mcmahan", r"non-IID [^|]*, median[^|]*"),
+    "the paper's, IID": Figure(r"McMahan et al. 2017 took ([\d,.]+) and", "mcmahan", r"IID, median[^|]*\|[^|]*\| at most"),
     "the paper's, non-IID": Figure(
-        r"McMahan et al. 2017 took [\d,.]+ and ([\d,.]+);", "mcmahan", r"(?!iid)\S[^|]*, median[^|]*\|[^|]*\| at most"
+        r"McMahan et al. 2017 took [\d,.]+ and ([\d,.]+);", "mcmahan", r"non-IID [^|]*, median[^|]*\|[^|]*\| at most"
     ),
     "a round by its bytes": Figure(
-        r"takes ([\d,.]+) times as long as moving the same bytes alone", "round_overhead", r"a round by [^|]*", 1
+        r"takes ([\d,.]+) times as long as moving the same bytes alone", "round_overhead", r"a whole round by [^|]*", 1
     ),
     "Flower deployed": Figure(
-        r"Flower, deployed, ([\d,.]+) times as long as ours", "flower", r"how long it takes deployed, Flower's by ours"
+        r"Flower, deployed, ([\d,.]+) times as long as ours",
+        "flower",
+        r"seconds of a round of 10, Flower deployed by ours[^|]*",
     ),
     "Flower simulated, 10": Figure(
         r"is ([\d,.]+) times as fast as our float32 rounds with 10 clients",
         "flower",
-        r"how long 10 clients take, float32, ours by Flower's simulated",
+        r"seconds of a round of 10, ours \(float32\) by Flower[^|]*",
     ),
     "Flower simulated, 100": Figure(
-        r"and ([\d,.]+) times with 100\b", "flower", r"how long 100 clients take, float32, ours by Flower's simulated"
+        r"and ([\d,.]+) times with 100\b", "flower", r"seconds of a round of 100, ours \(float32\) by Flower[^|]*"
     ),
 }
 
