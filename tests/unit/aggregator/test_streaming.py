@@ -110,15 +110,21 @@ def test_a_storage_that_gives_other_bytes_the_second_time_spoils_nothing_that_is
     assert folding.counts().refused == {A: Code.UPDATE_TAMPERED}
 
 
+def folding_with_half_of(digest: str, sealed: SealedRound, store: Counting) -> Folding:
+    """In its sum are all windows of A's update but the last, which is gone."""
+    reads, folding = reads_of_one(sealed, store, digest), folding_of(sealed)
+    store.reads, store.fails_at = 0, reads - 1
+    with pytest.raises(Outage):
+        folding.consider(A, digest)
+    store.fails_at = None
+    store.delete([update_key(sealed.id, A, digest)])
+    return folding
+
+
 def test_an_update_of_which_the_rest_is_gone_costs_no_other_device_its_own(sealed: SealedRound, store: Counting) -> None:
     updates = updates_of(2)
     digests = {device: sealed.bring(device, update) for device, update in updates.items()}
-    reads, folding = reads_of_one(sealed, store, digests[A]), folding_of(sealed)
-    store.reads, store.fails_at = 0, reads - 1
-    with pytest.raises(Outage):
-        folding.consider(A, digests[A])
-    store.fails_at = None
-    store.delete([update_key(sealed.id, A, digests[A])])
+    folding = folding_with_half_of(digests[A], sealed, store)
     (other,) = digests.keys() - {A}
     folding.consider(other, digests[other])
     assert folding.counts() == Counts({other: digests[other]}, {A: Code.NOT_FOUND})
@@ -141,12 +147,7 @@ def test_a_sum_with_a_part_of_an_update_in_it_is_not_handed_over(sealed: SealedR
 def test_a_total_whose_sum_is_spoiled_on_the_way_is_made_again(sealed: SealedRound, store: Counting) -> None:
     updates = updates_of(3)
     digests = {device: sealed.bring(device, update) for device, update in updates.items()}
-    reads, folding = reads_of_one(sealed, store, digests[A]), folding_of(sealed)
-    store.reads, store.fails_at = 0, reads - 1
-    with pytest.raises(Outage):
-        folding.consider(A, digests[A])
-    store.fails_at = None
-    store.delete([update_key(sealed.id, A, digests[A])])
+    folding = folding_with_half_of(digests[A], sealed, store)
     others = {device: digest for device, digest in digests.items() if device != A}
     with pytest.raises(Outage):
         folding.total(others)
