@@ -59,9 +59,9 @@ class Closer:
             self._publish(round_, record),
             return_exceptions=True,  # both have ended before this is called again
         )
-        if not _value(written) and (earlier := await self._record(round_.id)) != record:
+        if not _outcome(written) and (earlier := await self._record(round_.id)) != record:
             return await self._publish(round_, earlier)
-        return _value(result)
+        return _outcome(result)
 
     async def _write(self, round_: OpenRound, record: CloseRecord) -> bool:
         body = record.model_dump_json().encode()
@@ -82,7 +82,8 @@ class Closer:
         return CloseRecord.model_validate_json(await self._in_thread(self._updates.get, close_key(round_id)))
 
 
-def _value(end: Result | BaseException) -> Result:
+def _outcome(end: Result | BaseException) -> Result:
+    """What a call has given; or what it has raised is raised."""
     if isinstance(end, BaseException):
         raise end
     return end

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fedlearn.cli.machine import Partitioner
 from fedlearn.cli.shards import (
     AlphaOption,
     ClassesOption,
@@ -46,9 +47,7 @@ def info(
     shards: Annotated[Path | None, typer.Option(help="Who holds what of the shards in this directory.")] = None,
     devices: Annotated[int | None, typer.Option(min=1, help="Who would hold what of --dataset, of so many devices.")] = None,
     dataset: DatasetOption = "mnist",
-    partitioner: Annotated[
-        str, typer.Option(help="full, iid, dirichlet, shard, pathological, linear, square or exponential.")
-    ] = "iid",
+    partitioner: Partitioner = "iid",
     alpha: AlphaOption = 0.5,
     classes_per_device: ClassesOption = 2,
     seed: SeedOption = 0,
