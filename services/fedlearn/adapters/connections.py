@@ -77,14 +77,16 @@ class Connection:
 
     def fill(self, out: memoryview) -> None:
         """The next `len(out)` bytes of the answer's body."""
-        got = min(len(self._begun), len(out))
-        out[:got], self._begun = self._begun[:got], self._begun[got:]
-        while got < len(out):
-            count = self._socket.recv_into(out[got:], len(out) - got, self._flags)
+        got, due = 0, len(out)
+        if self._begun:
+            got = min(len(self._begun), due)
+            out[:got], self._begun = self._begun[:got], self._begun[got:]
+        while got < due:
+            count = self._socket.recv_into(out[got:], 0, self._flags)
             if count == 0:
                 raise ConnectionError("The answer ends too early.")
             got += count
-        self.left -= len(out)
+        self.left -= due
 
     def close(self) -> None:
         self._socket.close()

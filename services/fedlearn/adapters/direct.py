@@ -57,18 +57,11 @@ class Direct:
 
 
 class Incoming:
-    """An object on its way: `size` bytes, which `fill` reads one after the other."""
+    """An object on its way: `size` bytes, which `fill` reads one after the other, as `Connection.fill` does."""
 
     def __init__(self, connection: Connection, size: int, idle: list[Connection]) -> None:
         self.size, self._connection, self._idle = size, connection, idle
-
-    def fill(self, out: memoryview) -> None:
-        """The next `len(out)` bytes.
-
-        Raises:
-            OSError: they don't come.
-        """
-        self._connection.fill(out)
+        self.fill = connection.fill
 
     def close(self) -> None:
         """The connection serves again if all has been read."""

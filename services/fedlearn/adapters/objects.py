@@ -14,7 +14,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from fedlearn.adapters.direct import Direct
 from fedlearn.adapters.patience import Patient, status
-from fedlearn.adapters.s3 import S3Settings, UrlSigner, s3_client
+from fedlearn.adapters.s3 import S3Settings, s3_client
+from fedlearn.adapters.signing import UrlSigner
 from fedlearn.adapters.sources import Arriving, Held
 from fedlearn.config import StorageSettings
 from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal
@@ -94,7 +95,8 @@ class S3ObjectStore:
         if self._direct is not None:
             incoming = self._direct.open(self._sign(self._own, "GET", key, _SIGNED_SECONDS))
         if incoming is None:
-            yield Held(self.get(key))
+            body = self.get(key)
+            yield Held(body, time.perf_counter() - began)
             return
         source = Arriving(incoming, partial(self._rest_into, key), time.perf_counter() - began)
         try:

@@ -1,19 +1,12 @@
-"""Clients of object storages: the only module that imports boto3, their settings, and their signed URLs."""
+"""Clients of object storages, their settings and credentials: the only module that imports boto3."""
 
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
-from urllib.parse import quote
+from typing import TYPE_CHECKING
 
 import boto3
-from botocore.auth import S3SigV4QueryAuth
-from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
-from botocore.exceptions import NoCredentialsError
-
-from fedlearn.adapters.connections import Endpoint
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -58,42 +51,8 @@ def s3_client(settings: S3Settings) -> "S3Client":
         return _clients[settings]
 
 
-class UrlSigner:
-    """Signs URLs for one bucket: the same as boto3's `generate_presigned_url`, which takes three times as long."""
-
-    def __init__(self, bucket: str, settings: S3Settings) -> None:
-        endpoint_url = s3_client(settings).meta.endpoint_url
-        self._start, self._host = f"{endpoint_url}/{bucket}/", Endpoint(endpoint_url).host
-        self._region, self._credentials = settings.region, _credentials(settings)
-
-    def sign(
-        self,
-        method: Literal["GET", "PUT"],
-        key: str,
-        seconds: int,
-        *,
-        headers: Mapping[str, str] | None = None,
-        params: Mapping[str, str] | None = None,
-    ) -> str:
-        """A URL that is good for so many seconds.
-
-        Args:
-            headers: what has to be sent with it, to the letter.
-
-        Raises:
-            BotoCoreError: without a credential, or when it can't be renewed.
-            ClientError: when who renews it does not.
-        """
-        if self._credentials is None:
-            raise NoCredentialsError
-        known = {**(headers or {}), "host": self._host}  # otherwise it is found out of the URL, in a quarter of the time
-        request = AWSRequest(method, self._start + quote(key, safe="/~"), headers=known, params=dict(params or {}))
-        frozen = self._credentials.get_frozen_credentials()  # so that a renewal in between does not mix two of them
-        S3SigV4QueryAuth(frozen, "s3", self._region, expires=seconds).add_auth(request)
-        return str(request.url)
-
-
-def _credentials(settings: S3Settings) -> Credentials | None:
+def credentials_of(settings: S3Settings) -> Credentials | None:
+    """What these settings name, or where boto3 finds one; None without any."""
     if settings.access_key is not None and settings.secret_key is not None:
         return Credentials(settings.access_key, settings.secret_key)
     with _session_lock:

@@ -11,10 +11,14 @@ Rest = Callable[[memoryview, int], None]
 
 
 class Held:
-    """All of it is in memory."""
+    """All of it is in memory.
 
-    def __init__(self, body: bytes) -> None:
-        self.size = len(body)
+    Args:
+        seconds: what that took.
+    """
+
+    def __init__(self, body: bytes, seconds: float = 0.0) -> None:
+        self.size, self.seconds = len(body), seconds
         self._left = memoryview(body)
 
     def fill(self, out: memoryview) -> None:
@@ -36,21 +40,17 @@ class Arriving:
 
     def fill(self, out: memoryview) -> None:
         began = time.perf_counter()
-        self._broken = self._broken or not self._filled(out)
+        if not self._broken:
+            try:
+                self._incoming.fill(out)
+                self.arrived += len(out)
+            except OSError:
+                self._broken = True
         if self._broken:
             self._rest(out, self._position)
-        else:
-            self.arrived += len(out)
         self._position += len(out)
         self.seconds += time.perf_counter() - began
 
     def close(self) -> None:
         """To be called at the end; the connection serves again if all has come by it."""
         self._incoming.close()
-
-    def _filled(self, out: memoryview) -> bool:
-        try:
-            self._incoming.fill(out)
-        except OSError:
-            return False
-        return True

@@ -11,8 +11,10 @@ from fedlearn.core.aggregation import WeightedSum
 from fedlearn.core.updates import Update
 from fedlearn.protocol.codecs import Int8
 from fedlearn.protocol.envelope import Coming, UpdateContext, layout_of, open_encoded, open_update
+from fedlearn.protocol.headers import TAG_BYTES
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.sealing import SealingKey
+from fedlearn.protocol.windows import OPENS_IN_PLACE
 
 Memory = npt.NDArray[np.uint8]
 _ALIGNED_BYTES = 64
@@ -30,6 +32,10 @@ class Form(Protocol):
 
     @property
     def size_bytes(self) -> int: ...
+
+    def room(self, memory: Memory, index: int, length: int) -> memoryview | None:
+        """Where in `memory` the sealed window `index` (from 1) is read, which is then opened in its place; None: anywhere else."""
+        ...
 
     def open(self, sealed: Coming, *, key: SealingKey, context: UpdateContext, digest: str, memory: Memory) -> Update:
         """Open an update, which is then without its delta or has it in `memory`; raises as `open_update`.
@@ -52,10 +58,18 @@ class Decoded:
     """As float32."""
 
     def __init__(self, plan: Plan) -> None:
-        self._plan, self.size_bytes = plan, 4 * plan.parameters
+        self._plan, self._layout = plan, layout_of(plan)
+        self.size_bytes = 4 * plan.parameters + TAG_BYTES  # the last window's tag comes behind it
+        self._in_place = OPENS_IN_PLACE and plan.update.encoding == "float32"
+
+    def room(self, memory: Memory, index: int, length: int) -> memoryview | None:
+        if not self._in_place:
+            return None
+        start = 4 * self._layout.elements(index).start
+        return memory.data[start : start + length]
 
     def open(self, sealed: Coming, *, key: SealingKey, context: UpdateContext, digest: str, memory: Memory) -> Update:
-        out = memory.view(np.float32)
+        out = memory[:-TAG_BYTES].view(np.float32)
         return open_update(sealed, key=key, context=context, plan=self._plan, digest=digest, out=out)
 
     def add(self, total: WeightedSum, opened: Sequence[Opened], threads: Executor | None, cores: int) -> None:
@@ -72,6 +86,9 @@ class Encoded:
             length = self._layout.content_bytes(index)
             self._places.append(slice(self.size_bytes, self.size_bytes + length))
             self.size_bytes += -(-length // _ALIGNED_BYTES) * _ALIGNED_BYTES
+
+    def room(self, memory: Memory, index: int, length: int) -> memoryview | None:  # noqa: ARG002
+        return None
 
     def open(self, sealed: Coming, *, key: SealingKey, context: UpdateContext, digest: str, memory: Memory) -> Update:
         def place(index: int) -> Memory:

@@ -51,6 +51,11 @@ class Source(Protocol):
         """How many they are in all."""
         ...
 
+    @property
+    def seconds(self) -> float:
+        """How long they have been waited for until now."""
+        ...
+
     def fill(self, out: memoryview) -> None:
         """Write the next `len(out)` bytes to `out`.
 

@@ -6,10 +6,11 @@ The format, byte by byte, stands in docs/envelope.md; `windows` seals and opens.
 import hashlib
 import struct
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from operator import contains
 from typing import Any, NamedTuple
 
 import numpy.typing as npt
@@ -48,7 +49,7 @@ class Layout:
     keep: int = 0
     exact: tuple[tuple[int, int], ...] = ()
 
-    @property
+    @cached_property
     def codec(self) -> Codec:
         """That of a window in which nothing is exact."""
         return codec_of(self.encoding, self.keep)
@@ -121,6 +122,11 @@ class Layout:
         codec = self.codec_at(index)
         longest = codec.longest(len(self.elements(index))) + TAG_BYTES
         return range(TAG_BYTES + 1 if codec.compressed else longest, longest + 1)
+
+    @cached_property
+    def all_sealed_bytes(self) -> Sequence[range]:
+        """`sealed_bytes` of each window, from the first."""
+        return [self.sealed_bytes(index) for index in range(1, self.windows + 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +232,6 @@ def _read_sizes(header: Bytes, layout: Layout) -> tuple[int, ...]:
         raise Refusal(Code.UPDATE_TOO_LARGE, f"The metadata claims {sizes[0]} bytes; {MAX_METADATA_BYTES} are allowed.")
     if sizes[0] < TAG_BYTES:
         raise Refusal(Code.UPDATE_MALFORMED, f"The metadata claims {sizes[0]} bytes, less than a tag.")
-    if any(size not in layout.sealed_bytes(index) for index, size in enumerate(sizes[1:], start=1)):
+    if not all(map(contains, layout.all_sealed_bytes, sizes[1:])):
         raise Refusal(Code.UPDATE_SHAPE, "The windows' lengths do not tile the vector.")
     return sizes

@@ -33,11 +33,26 @@ class Coming(NamedTuple):
 
     Args:
         size: of all of it, in bytes.
-        take: gives the next so many bytes, which are the caller's until it asks for more.
+        take: gives the next so many bytes, which are those of window `index`, or with 0 those of the header or the metadata. They
+            are the caller's until it asks for more: a writable memoryview is written over.
     """
 
     size: int
-    take: Callable[[int], Bytes]
+    take: Callable[[int, int], Bytes]
+
+
+def _opens_in_place() -> bool:
+    """Whether what is opened may lie where it lay sealed. OpenSSL promises that, `cryptography` does not say."""
+    cipher, nonce, content = AESGCM(bytes(32)), bytes(12), bytes(range(256)) * 16
+    sealed = memoryview(bytearray(cipher.encrypt(nonce, content, None)))
+    try:
+        cipher.decrypt_into(nonce, sealed, None, sealed[:-TAG_BYTES])
+    except (ValueError, BufferError, InvalidTag):
+        return False
+    return sealed[:-TAG_BYTES] == content
+
+
+OPENS_IN_PLACE = _opens_in_place()
 
 
 def seal_vector(
@@ -125,7 +140,8 @@ class Opening:
         """Open window `index` (from 1) into `out`, whose content is undefined after a refusal.
 
         Args:
-            sealed: the bytes at `header.span(index)`.
+            sealed: the bytes at `header.span(index)`; a writable memoryview may be written over. Where `OPENS_IN_PLACE`, they may
+                begin where `out` does, if that has the dtype of the encoding.
             out: contiguous, float32 (float64 for that encoding), shape (elements of the window,); or, for int8, uint8: then its
                 content is written as it is encoded, shape (`layout.content_bytes(index)`,).
 
@@ -139,19 +155,21 @@ class Opening:
         try:
             if out.dtype == np.uint8:
                 assert isinstance(codec, Int8), "no other content is added as it is encoded"
-                plain = self._cipher.decrypt(nonce, sealed, self.header.digest)
-                codec.unpack(plain, len(layout.elements(index)), out)
-            elif isinstance(codec, Plain):
-                # where encoding and memory agree, the plaintext is written straight to its place
-                target = out if out.dtype == codec.wire else np.empty(len(out), codec.wire)
-                self._cipher.decrypt_into(nonce, sealed, self.header.digest, target.data.cast("B"))
-                if target is not out:
-                    out[:] = target
+                codec.unpack(self._plain(nonce, sealed), len(layout.elements(index)), out)
+            elif isinstance(codec, Plain) and codec.wire == out.dtype:  # the plaintext is written straight to its place
+                self._cipher.decrypt_into(nonce, sealed, self.header.digest, out.data.cast("B"))
                 check_finite(out)  # now, while it is in the cache
             else:
-                codec.decode(self._cipher.decrypt(nonce, sealed, self.header.digest), out)
+                codec.decode(self._plain(nonce, sealed), out)
         except InvalidTag as error:
             raise self._tampered(index) from error
+
+    def _plain(self, nonce: bytes, sealed: Bytes) -> Bytes:
+        if not OPENS_IN_PLACE or not isinstance(sealed, memoryview) or sealed.readonly:
+            return self._cipher.decrypt(nonce, sealed, self.header.digest)
+        plain = sealed[:-TAG_BYTES]
+        self._cipher.decrypt_into(nonce, sealed, self.header.digest, plain)
+        return plain
 
     def _check_length(self, index: int, sealed: Bytes) -> None:
         due = self.header.span(index).length
@@ -206,21 +224,21 @@ def open_windows(
     size, take = sealed if isinstance(sealed, Coming) else _pieces(sealed)
     if size > layout.max_bytes:
         raise Refusal(Code.UPDATE_TOO_LARGE, f"It has {size} bytes; at most {layout.max_bytes} are due.")
-    header = read_header(take(min(size, layout.header_bytes)), layout, digest)
+    header = read_header(take(min(size, layout.header_bytes), 0), layout, digest)
     if size != header.total_bytes:
         raise Refusal(Code.UPDATE_MALFORMED, f"It has {size} bytes; its header says {header.total_bytes}.")
     opening = Opening(header, key=key, info=info)
-    metadata = opening.metadata(take(header.span(0).length))
+    metadata = opening.metadata(take(header.span(0).length, 0))
     for index in range(1, layout.windows + 1):
-        opening.window(index, take(header.span(index).length), place(index))
+        opening.window(index, take(header.span(index).length, index), place(index))
     return metadata
 
 
 def _pieces(blob: Bytes) -> Coming:
-    view = memoryview(blob).cast("B")
+    view = memoryview(blob).cast("B").toreadonly()
     start = 0
 
-    def take(length: int) -> Bytes:
+    def take(length: int, _: int) -> Bytes:
         nonlocal start
         start += length
         return view[start - length : start]

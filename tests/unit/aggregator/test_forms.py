@@ -14,6 +14,7 @@ from fedlearn.aggregator.forms import Decoded, Encoded, Form, form_of
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import DeviceId
 from fedlearn.protocol import codecs
+from fedlearn.protocol.headers import TAG_BYTES
 from fedlearn.protocol.plans import Plan
 from support.sealed import SealedRound, updates_of
 from support.world import random_update, small_plan
@@ -82,7 +83,7 @@ def test_a_plan_of_int8_takes_a_quarter_of_the_memory_and_all_others_what_float3
     for encoding in ({"encoding": "float16"}, {"encoding": "float32"}, {"encoding": "top_k", "keep_fraction": 0.1}):
         form = form_of(small_plan(update=encoding))
         assert isinstance(form, Decoded)
-        assert form.size_bytes == 4 * small_plan().parameters
+        assert form.size_bytes == 4 * small_plan().parameters + TAG_BYTES
 
 
 def test_a_changed_byte_in_any_window_is_refused_and_leaves_the_sum_as_it_is(sealed: SealedRound) -> None:

@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import RoundId, TaskId
+from fedlearn.protocol import windows
 from fedlearn.protocol.codecs import Encoding
 from fedlearn.protocol.headers import MAX_METADATA_BYTES, TAG_BYTES, Layout, read_header
 from fedlearn.protocol.sealing import WRAPPED_BYTES, SealingKey
@@ -397,7 +399,7 @@ def test_a_vector_opens_piece_by_piece_and_no_piece_is_longer_than_its_layout_sa
     blob, asked = sealed(layout, vector=vector), list[int]()
     coming = io.BytesIO(blob)
 
-    def take(length: int) -> bytes:
+    def take(length: int, _: int) -> bytes:
         asked.append(length)
         return coming.read(length)
 
@@ -409,9 +411,62 @@ def test_a_vector_opens_piece_by_piece_and_no_piece_is_longer_than_its_layout_sa
 
 
 def test_nothing_is_asked_for_of_a_vector_that_is_too_long() -> None:
-    def take(length: int) -> bytes:
+    def take(length: int, _: int) -> bytes:
         raise AssertionError(length)
 
     with pytest.raises(Refusal) as refusal:
         opened(Coming(LAYOUT.max_bytes + 1, take), LAYOUT)
     assert refusal.value.code is Code.UPDATE_TOO_LARGE
+
+
+@pytest.mark.parametrize("encoding", ["float32", "float16", "int8", "top_k"])
+def test_a_window_opens_over_what_was_sealed(encoding: Encoding, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = replace(LAYOUT, encoding=encoding, keep=2)
+    vector = np.zeros(layout.parameters, np.float32)
+    vector[[1, -1]] = 0.5, -1.5
+    blob, results = sealed(layout, vector=vector), []
+    for in_place in (True, False):  # a build of `cryptography` that can't gives the same
+        monkeypatch.setattr(windows, "OPENS_IN_PLACE", in_place)
+        coming, piece = io.BytesIO(blob), memoryview(bytearray(layout.longest_piece))
+
+        def take(length: int, _: int, coming: io.BytesIO = coming, piece: memoryview = piece) -> memoryview:
+            coming.readinto(piece[:length])
+            return piece[:length]
+
+        results.append(opened(Coming(len(blob), take), layout)[1])
+    np.testing.assert_array_equal(results[0], opened(blob, layout)[1])
+    np.testing.assert_array_equal(*results)
+
+
+def test_a_window_is_read_where_it_is_opened() -> None:
+    assert windows.OPENS_IN_PLACE
+    header = read_header(BLOB, LAYOUT)
+    opening, memory = Opening(header, key=KEY, info=INFO), np.empty(4 * LAYOUT.parameters + TAG_BYTES, np.uint8)
+    out = memory[:-TAG_BYTES].view(np.float32)
+    for index in range(1, LAYOUT.windows + 1):
+        start, length = header.span(index)
+        room = memory.data[4 * LAYOUT.elements(index).start :][:length]
+        room[:] = BLOB[start : start + length]
+        opening.window(index, room, LAYOUT.cut(out, index))
+    np.testing.assert_array_equal(out, opened(BLOB)[1])
+    room[0] ^= 1
+    with pytest.raises(Refusal) as refusal:
+        opening.window(LAYOUT.windows, room, LAYOUT.cut(out, LAYOUT.windows))
+    assert refusal.value.code is Code.UPDATE_TAMPERED
+
+
+@pytest.mark.parametrize("how", ["it is refused", "it opens wrongly"])
+def test_a_cipher_that_can_not_open_in_place_is_found_out(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Beside:
+        def __init__(self, key: bytes) -> None:
+            self.encrypt = AESGCM(key).encrypt
+
+        def decrypt_into(self, nonce: bytes, data: memoryview, associated_data: None, buf: memoryview) -> int:  # noqa: ARG002
+            if how == "it is refused":
+                raise ValueError("the buffers overlap")
+            buf[:] = bytes(len(buf))
+            return len(buf)
+
+    assert windows._opens_in_place()
+    monkeypatch.setattr(windows, "AESGCM", Beside)
+    assert not windows._opens_in_place()

@@ -8,7 +8,8 @@ import pytest
 from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import NoCredentialsError
 
-from fedlearn.adapters.s3 import S3Settings, UrlSigner, s3_client
+from fedlearn.adapters.s3 import S3Settings, s3_client
+from fedlearn.adapters.signing import UrlSigner
 
 HERE = S3Settings(endpoint_url="http://127.0.0.1:8333", access_key="someone", secret_key="a-secret")
 AT_AWS = S3Settings(region="eu-central-1", access_key="someone", secret_key="a-secret")
