@@ -209,7 +209,7 @@ def main() -> None:
         elif part == "robust":
             found = robust((10, 32, 100), given.repetitions)
         elif part == "storage":
-            found = from_storage(given.updates, 3 * given.repetitions)
+            found = from_storage(given.updates, 9 * given.repetitions)
         else:
             found = peaks(given.peaks)
         print(show(found), flush=True)

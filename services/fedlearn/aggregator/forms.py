@@ -34,7 +34,7 @@ class Form(Protocol):
     def size_bytes(self) -> int: ...
 
     def room(self, memory: Memory, index: int, length: int) -> memoryview | None:
-        """Where in `memory` the sealed window `index` (from 1) is read, which is then opened in its place; None: anywhere else."""
+        """Where in `memory` the sealed window `index` (from 1) is to be read, to be opened in its place; None: nowhere."""
         ...
 
     def open(self, sealed: Coming, *, key: SealingKey, context: UpdateContext, digest: str, memory: Memory) -> Update:

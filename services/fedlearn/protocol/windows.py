@@ -33,8 +33,8 @@ class Coming(NamedTuple):
 
     Args:
         size: of all of it, in bytes.
-        take: gives the next so many bytes, which are those of window `index`, or with 0 those of the header or the metadata. They
-            are the caller's until it asks for more: a writable memoryview is written over.
+        take: gives the next so many bytes: those of window `index`, or with 0 those of the header or the metadata. They are the
+            caller's until it asks for more; a writable memoryview is written over.
     """
 
     size: int
@@ -140,8 +140,8 @@ class Opening:
         """Open window `index` (from 1) into `out`, whose content is undefined after a refusal.
 
         Args:
-            sealed: the bytes at `header.span(index)`; a writable memoryview may be written over. Where `OPENS_IN_PLACE`, they may
-                begin where `out` does, if that has the dtype of the encoding.
+            sealed: the bytes at `header.span(index)`; a writable memoryview may be written over. Where `OPENS_IN_PLACE`, and if
+                `out` has the dtype of the encoding, they may begin where it does.
             out: contiguous, float32 (float64 for that encoding), shape (elements of the window,); or, for int8, uint8: then its
                 content is written as it is encoded, shape (`layout.content_bytes(index)`,).
 

@@ -36,7 +36,7 @@ class SlowSource:
     """Stops at its second piece, when the header has come."""
 
     def __init__(self, source: Source, gate: Gate) -> None:
-        self.size, self._source, self._gate, self._pieces = source.size, source, gate, 0
+        self.size, self.seconds, self._source, self._gate, self._pieces = source.size, 0.0, source, gate, 0
 
     def fill(self, out: memoryview) -> None:
         self._pieces += 1

@@ -461,7 +461,7 @@ def test_a_cipher_that_can_not_open_in_place_is_found_out(how: str, monkeypatch:
         def __init__(self, key: bytes) -> None:
             self.encrypt = AESGCM(key).encrypt
 
-        def decrypt_into(self, nonce: bytes, data: memoryview, associated_data: None, buf: memoryview) -> int:  # noqa: ARG002
+        def decrypt_into(self, nonce: bytes, data: memoryview, associated_data: None, buf: memoryview) -> int:
             if how == "it is refused":
                 raise ValueError("the buffers overlap")
             buf[:] = bytes(len(buf))
