@@ -58,6 +58,7 @@ lint: $(VENV)/.dev ## format and lint, changing nothing
 .PHONY: types
 types: $(VENV)/.dev ## check the types
 	@$(BIN)/mypy
+	@$(BIN)/mypy benchmarks/*.py
 
 .PHONY: imports
 imports: $(VENV)/.dev ## check who may import whom

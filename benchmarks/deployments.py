@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ _EXAMPLES, _HOLDOUT = 100, 10
 
 
 def cnn_plan(codec: str = "float32") -> Plan:
-    dense = {"module": "keras.layers", "class_name": "Dense", "config": {}, "registered_name": None}
+    dense: dict[str, Any] = {"module": "keras.layers", "class_name": "Dense", "config": {}, "registered_name": None}
     architecture = {"module": "keras", "class_name": "Sequential", "config": {"layers": [dense]}}
     return Plan.model_validate(
         {

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 import numpy as np
 
 import breast_cancer
+import fedlearn
 from fedlearn.core.aggregation import WeightedSum
 from fedlearn.core.ids import RoundId, TaskId
 from fedlearn.core.learning import Examples
@@ -62,7 +63,7 @@ class Ended(NamedTuple):
 def clinics(seed: int, devices: int, most: int | None, rounds: int, name: str) -> Problem:
     prepared = prepare(dataclasses.replace(breast_cancer.task(), rounds=rounds))
     everyone, tested = breast_cancer.table(), breast_cancer.TESTED
-    mine = breast_cancer.fedlearn.Examples(
+    mine = fedlearn.Examples(
         everyone.features[tested : tested + devices * (most or len(everyone))],
         everyone.labels[tested : tested + devices * (most or len(everyone))],
     )

@@ -119,7 +119,12 @@ class Servers(Arena):
         policy = Policy(goal=2, min_fraction=1.0, selection_timeout_seconds=12)
         with self._client() as client:
             client.submit(name, plan, encode_model(unflatten(vector, plan), plan), policy=policy)
-        return self.wait(lambda: self.store.latest_round(TaskId(name)), "the idle task's round")
+        found = self.wait(lambda: self.store.latest_round(TaskId(name)), "the idle task's round")
+        assert found is not None
+        return found
+
+    def wait_for_end_of(self, number: int) -> None:
+        self.wait(lambda: self.round(number).phase.ended, "the round to end", WAIT_SECONDS)
 
     def cancel(self, task: TaskId) -> None:
         with self._client() as client:
@@ -174,13 +179,17 @@ def stop(servers: Servers, stops: int) -> None:
         new = servers.leader()
         time.sleep(3.0)
         assert servers.leader() == new, "the woken server took the lead back"
-        servers.wait(lambda n=round_.id.number: servers.round(n).phase.ended, "the round to end", WAIT_SECONDS)
+        servers.wait_for_end_of(round_.id.number)
         servers.cancel(idle.id.task)
         print(
             f"  another leads after {seconds[0]:.2f} s; writes of the woken one that the fence has refused: "
             f"{servers.refused(leader)}; the round: {outcome(servers.round(round_.id.number))}",
             flush=True,
         )
+
+
+def _wait_until_held(replicas: Replicas, trial: Trial, count: int) -> None:
+    wait_for(lambda: len(replicas.waiting(trial)) == count, "all check-ins to be held")
 
 
 def poll(replicas: Replicas, polls: int) -> None:
@@ -195,7 +204,7 @@ def poll(replicas: Replicas, polls: int) -> None:
         devices = [replicas.device(trial, f"d{i}", replicas.followers()[i % 2]) for i in range(4)]
         with ThreadPoolExecutor(4) as threads:
             held = [threads.submit(check_in, device) for device in devices]
-            wait_for(lambda t=trial: len(replicas.waiting(t)) == 4, "all check-ins to be held")
+            _wait_until_held(replicas, trial, len(devices))
             trial.submit(goal=4, rounds=1)
             answered = [answer.result(30) for answer in held]
         round_ = trial.round()

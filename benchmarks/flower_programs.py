@@ -59,8 +59,8 @@ class Flower:
             plain: as plain arrays, not as Flower's records.
             mean: a file for the result, as numpy writes a vector.
         """
-        command = [self.bin / "python", APP / "aggregate.py", str(updates), str(turns)]
-        command += [*(["--plain"] if plain else []), *(["--mean", mean] if mean else [])]
+        command = [str(self.bin / "python"), str(APP / "aggregate.py"), str(updates), str(turns)]
+        command += [*(["--plain"] if plain else []), *(["--mean", str(mean)] if mean else [])]
         printed = subprocess.run(command, env=self._environ, check=True, stdout=subprocess.PIPE, text=True).stdout
         found = json.loads(printed)
         return Sum(statistics.median(found["seconds"]), found["megabytes"])

@@ -64,10 +64,18 @@ def in_memory(updates: Sequence[Update], repetitions: int) -> list[Figure]:
         def read() -> None:
             list(threads.map(lambda update: update.delta.max(), updates))
 
+        def one_by_one() -> None:
+            for update in updates:
+                total.fold_all([update], threads, CORES)
+
+        def by_eights() -> None:
+            for eight in groups:
+                total.fold_all(eight)
+
         reads = Contender("read", read, size)
         folds = Contender("fold", lambda: total.fold_all(updates, threads, CORES), size)
-        one = Contender("fold one by one", lambda: [total.fold_all([update], threads, CORES) for update in updates], size)
-        eights = Contender("fold by eights", lambda: [total.fold_all(eight) for eight in groups], size)
+        one = Contender("fold one by one", one_by_one, size)
+        eights = Contender("fold by eights", by_eights, size)
         numpy = Contender("numpy in float32", plain, size)
         take_turns((reads, folds, one, eights, numpy), repetitions)
     return [

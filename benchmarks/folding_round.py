@@ -135,10 +135,11 @@ def peak_of(count: int, plan: Plan, *, publish: bool = False) -> float:
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as child:
             assert child.stdin is not None
             assert child.stdout is not None
+            told, answers = child.stdin, child.stdout
 
             def ask(question: object) -> str:
-                print(json.dumps(question), file=child.stdin, flush=True)
-                return child.stdout.readline()
+                print(json.dumps(question), file=told, flush=True)
+                return answers.readline()
 
             ask(job)
             for first in range(0, count, _LOT):  # so that the disk holds few

@@ -109,8 +109,9 @@ class Readers:
         folding = self._sealed.folding()
         with ThreadPoolExecutor(WORKERS) as threads:
             list(threads.map(lambda item: folding.consider(*item), self._digests.items()))
-        total = folding.total(folding.counts().folded)  # with those that had waited to be added together
-        assert total.updates == len(self._digests)
+        folded = folding.counts().folded
+        assert folded.keys() == self._digests.keys()
+        folding.total(folded)  # those that wait to be added together are added now
 
 
 def _by_shares(read: Callable[[Sequence[str]], None], names: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ PATIENCE_SECONDS = 1800.0
 
 
 def plan_of(megabytes: int, options: argparse.Namespace) -> Plan:
-    dense = {"module": "keras.layers", "class_name": "Dense", "config": {}, "registered_name": None}
+    dense: dict[str, Any] = {"module": "keras.layers", "class_name": "Dense", "config": {}, "registered_name": None}
     return Plan.model_validate(
         {
             "dataset": "mnist",

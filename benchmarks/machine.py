@@ -52,10 +52,10 @@ def written(directory: Path, body: memoryview) -> None:
 
 def contenders(directory: Path, threads: ThreadPoolExecutor) -> list[Contender]:
     values = np.random.default_rng(0).normal(0, 0.05, BYTES // 4).astype(np.float32)
-    target, bare = np.empty_like(values), memoryview(values).cast("B")
+    target, bare = np.empty_like(values), values.data.cast("B")
     halves = np.array_split(values, CORES)
     cipher, nonce = AESGCM(bytes(32)), bytes(12)
-    pieces = [memoryview(half).cast("B") for half in halves]
+    pieces = [half.data.cast("B") for half in halves]
 
     def on_all(action: Callable[[int], object]) -> Callable[[], object]:
         return lambda: list(threads.map(action, range(CORES)))

@@ -110,7 +110,8 @@ def busy_cores() -> float:
 
     if not Path("/proc/stat").exists():
         return 0.0
-    (all_before, idle_before), _ = spent(), time.sleep(_LOOK_SECONDS)
+    all_before, idle_before = spent()
+    time.sleep(_LOOK_SECONDS)
     whole, idle = spent()
     return (os.cpu_count() or 1) * (1 - (idle - idle_before) / max(1, whole - all_before))
 

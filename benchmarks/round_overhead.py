@@ -9,7 +9,7 @@ import hashlib
 import multiprocessing
 import statistics
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from typing import Any, NamedTuple
@@ -89,11 +89,11 @@ class Bare:
         url, sha256 = self.models.sign_get("bare/model", seconds=600), hashlib.sha256(self.body).hexdigest()
         for index, jobs in enumerate(self.jobs):
             jobs.put((url, sha256, len(self.body), number * DEVICES + index))
-        total, keys = WeightedSum(PLAN.parameters), {}
+        total, keys = WeightedSum(PLAN.parameters), dict[str, str]()
         self.barrier.wait()
         began = time.perf_counter()
         with ThreadPoolExecutor(2) as threads:
-            folds = []
+            folds = list[Future[None]]()
             while len(folds) < DEVICES:
                 name, digest, size = self.uploaded.get()
                 if digest is None:

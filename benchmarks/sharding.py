@@ -24,7 +24,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,8 +114,10 @@ class Beforehand(S3ObjectStore):
     def hold(self, keys: Sequence[str]) -> None:
         self._held = {key: self.get(key) for key in keys}
 
-    def reading(self, key: str) -> AbstractContextManager[Source]:
-        return nullcontext(Held(self._held[key])) if key in self._held else super().reading(key)
+    @contextmanager
+    def reading(self, key: str) -> Iterator[Source]:
+        with nullcontext(Held(self._held[key])) if key in self._held else super().reading(key) as source:
+            yield source
 
     def delete(self, keys: Sequence[str]) -> None:
         super().delete([key for key in keys if key not in self._held])

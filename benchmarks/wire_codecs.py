@@ -234,7 +234,7 @@ def aims(dataset: str, found: dict[str, Found], bare: int) -> list[Figure]:
     ]
     return [
         *figures,
-        Figure(f"{dataset}: int8, how many times fewer bytes up", bare / np.mean(found["int8"].up), "×", at_least=4),
+        Figure(f"{dataset}: int8, how many times fewer bytes up", bare / float(np.mean(found["int8"].up)), "×", at_least=4),
     ]
 
 
@@ -251,7 +251,8 @@ def draw(results: dict[str, dict[str, Found]], bare: int, path: Path) -> None:
         for axis in (*axes[:2], *axes[3:5]):
             axis.legend(frameon=False, loc="lower right", fontsize="small", labelspacing=0.25)
         ratios = {
-            dataset: {variant: bare / np.mean(of.up) for variant, of in found.items()} for dataset, found in results.items()
+            dataset: {variant: bare / float(np.mean(of.up)) for variant, of in found.items()}
+            for dataset, found in results.items()
         }
         errors = {
             dataset: {variant: 100 * float(np.mean(of.errors_of_sums)) for variant, of in found.items()}

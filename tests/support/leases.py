@@ -25,8 +25,11 @@ class LeaseApi(PlayedApi):
                 return failure(404, "no such lease") if stored is None else Answer(200, stored)
             if asked.method == "POST" and stored is not None:
                 return failure(409, "it exists already")
-            if asked.method == "PUT" and asked.body["metadata"]["resourceVersion"] != stored["metadata"]["resourceVersion"]:
-                return failure(409, "it has been changed")
+            if asked.method == "PUT":
+                if stored is None:
+                    return failure(404, "no such lease")
+                if asked.body["metadata"]["resourceVersion"] != stored["metadata"]["resourceVersion"]:
+                    return failure(409, "it has been changed")
             metadata = {**asked.body["metadata"], "resourceVersion": str(next(self._revisions))}
             self.leases[name] = {**asked.body, "metadata": metadata}
             return Answer(200, self.leases[name])

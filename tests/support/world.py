@@ -104,11 +104,11 @@ class World:
             "server": {**deployment.server(), **_PATIENT, **(server_settings or {})},
             "aggregator": {**deployment.aggregator(), **_PATIENT, **(aggregator_settings or {})},
         }
-        started = {
-            role: services.add(start_program(role, [role], environment, directory / f"{role}.log"))
+        server, aggregator = (
+            services.add(start_program(role, [role], environment, directory / f"{role}.log"))
             for role, environment in environments.items()
-        }
-        world = cls(deployment, storage, services, **started, issuer=issuer, environments=environments)
+        )
+        world = cls(deployment, storage, services, server, aggregator, issuer, environments)
         try:
             world.wait_until_ready()
         except BaseException:
