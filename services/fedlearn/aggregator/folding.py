@@ -126,7 +126,7 @@ class Folding:
 
         Raises:
             Refusal: the reason why it is not folded; the same stands in `counts`, but for `update_repeated`. One whose bytes
-                were found wrong is not fetched, and not counted, a second time.
+                were found wrong is not fetched, and not counted, a second time. Whatever nobody foresaw is `internal` there.
             Outage: `storage_unavailable`; it may be called again, and goes on with a large update where it was.
         """
         with self._lock:
@@ -148,6 +148,11 @@ class Folding:
                 self._consider_whole(device, digest)
         except Refusal as refusal:
             self._refuse(device, digest, refusal)
+            raise
+        except Outage:
+            raise
+        except Exception as error:  # who waits for this device must not wait for ever
+            self._refuse(device, digest, Refusal(Code.INTERNAL, f"{type(error).__name__}: the aggregator's log says more."))
             raise
         finally:
             with self._lock:

@@ -718,6 +718,8 @@ async def test_an_update_that_fails_as_nobody_foresaw_costs_its_device_alone(
         odd_one = DeviceId("odd")
         rounds.uploaded(open_round, odd_one, house.sealed().bring(odd_one, random_update(PLAN, 50)))
         await feed(house, rounds, updates)
+        await until(lambda: open_round.folding.counts().refused)
+        assert open_round.folding.counts().refused == {odd_one: Code.INTERNAL}, "the server need not wait for it"
         await rounds.close(ROUND)
         (result,) = await until(lambda: house.server.results)
         assert set(result.contributors) == set(updates)
