@@ -21,8 +21,8 @@ PUBLISH_SECONDS = Histogram(
     "fedlearn_model_publish_seconds", "From the close of a round to its model's publication.", buckets=WORK_SECONDS
 )
 
-_OF_STORAGE = (Code.NOT_FOUND, Code.STORAGE_DENIED, Code.BAD_REQUEST)
-UPDATE_REFUSALS = (*(code for code in Code if code.startswith("update_")), *_OF_STORAGE)
+_OTHERS = (Code.NOT_FOUND, Code.STORAGE_DENIED, Code.BAD_REQUEST, Code.INTERNAL)  # of the storage, and what nobody foresaw
+UPDATE_REFUSALS = (*(code for code in Code if code.startswith("update_")), *_OTHERS)
 
 for _result in ("folded", *UPDATE_REFUSALS):
     UPDATES.labels(_result)
