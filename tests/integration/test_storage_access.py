@@ -1,17 +1,17 @@
 """Who may see what, proved against the real storage: nothing here asks our own code to refuse."""
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Mapping
-from datetime import timedelta
 from typing import Any
 
 import boto3
-import botocore.auth
 import pytest
 import urllib3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from fedlearn.adapters import signing
 from fedlearn.core.ports import UploadGrant
 from fedlearn.local.seaweed import MODELS, UPDATES, Role
 from fedlearn.local.storage import LocalStorage
@@ -206,9 +206,9 @@ def test_a_grant_does_not_copy_another_devices_update(storage: LocalStorage) -> 
 def test_a_signed_url_is_void_after_its_time(
     storage: LocalStorage, age_seconds: int, statuses: Mapping[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, now = storage.store(Role.AGGREGATOR, UPDATES), botocore.auth.get_current_datetime
+    store = storage.store(Role.AGGREGATOR, UPDATES)
     with monkeypatch.context() as signed_then:
-        signed_then.setattr(botocore.auth, "get_current_datetime", lambda: now() - timedelta(seconds=age_seconds))
+        signed_then.setattr(signing, "gmtime", lambda: time.gmtime(time.time() - age_seconds))
         url = store.sign_get(KEY, seconds=60)
         grant = store.sign_put("access/late", size_bytes=len(SECRET), sha256=digest(SECRET), seconds=60)
     try:
