@@ -82,7 +82,7 @@ class Connection:
             got = min(len(self._begun), due)
             out[:got], self._begun = self._begun[:got], self._begun[got:]
         while got < due:
-            count = self._socket.recv_into(out[got:], 0, self._flags)
+            count = self._socket.recv_into(out[got:], due - got, self._flags)
             if count == 0:
                 raise ConnectionError("The answer ends too early.")
             got += count

@@ -20,15 +20,14 @@ import numpy as np
 from fedlearn.aggregator import ring
 from fedlearn.aggregator.buffers import Buffers
 from fedlearn.aggregator.forms import Memory, Opened, form_of
-from fedlearn.aggregator.gathering import Sealed, SealedBlocks, combine, fetchers
+from fedlearn.aggregator.gathering import Sealed, combine_sealed
 from fedlearn.aggregator.layout import Descriptor, update_key
 from fedlearn.aggregator.opening import open_coming
 from fedlearn.aggregator.others import Others
 from fedlearn.aggregator.partials import Chain, Partials
-from fedlearn.aggregator.strategies import rule_of
 from fedlearn.aggregator.streaming import Checked, Reader
 from fedlearn.core.aggregation import Combined, Tally, Total, WeightedSum
-from fedlearn.core.errors import Code, Outage, Refusal
+from fedlearn.core.errors import Code, Outage, Refusal, unforeseen
 from fedlearn.core.ids import DeviceId, shard_of
 from fedlearn.core.ports import ObjectStore
 from fedlearn.core.robust import Floats
@@ -152,7 +151,7 @@ class Folding:
         except Outage:
             raise
         except Exception as error:  # who waits for this device must not wait for ever
-            self._refuse(device, digest, Refusal(Code.INTERNAL, f"{type(error).__name__}: the aggregator's log says more."))
+            self._refuse(device, digest, unforeseen(error, "aggregator"))
             raise
         finally:
             with self._lock:
@@ -276,21 +275,11 @@ class Folding:
             return Combined(tally, self._combine(contributors, examples))
 
     def _combine(self, contributors: Mapping[DeviceId, str], examples: Floats) -> Floats:
-        aggregation = self.plan.aggregation
-        assert aggregation.rule is not None
-        if len(contributors) < aggregation.least_reports:
-            raise Refusal(
-                Code.TOO_FEW_FOR_RULE,
-                f"{len(contributors)} updates are in; {aggregation.rule.name} as the plan has it needs at least "
-                f"{aggregation.least_reports}.",
-            )
         sealed = [
             Sealed(update_key(self.descriptor.id, device, digest), digest, self._context(device))
             for device, digest in contributors.items()
         ]
-        with fetchers() as threads:
-            blocks = SealedBlocks(sealed, self.plan, self.key, self._updates, threads)
-            return combine(rule_of(aggregation.rule), blocks, examples)
+        return combine_sealed(sealed, self.plan, self.key, self._updates, examples)
 
     def _context(self, device: DeviceId) -> UpdateContext:
         return UpdateContext(

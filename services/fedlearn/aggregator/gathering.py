@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from fedlearn.aggregator.strategies import rule_of
 from fedlearn.core.distances import LANES, cut
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ports import ObjectStore
@@ -121,6 +122,29 @@ class SealedBlocks:
         whole = np.empty(len(window), np.float32)
         opening.window(index, body, whole)
         row[:] = whole[part.start - window.start : part.stop - window.start]
+
+
+def combine_sealed(sealed: Sequence[Sealed], plan: Plan, key: SealingKey, store: ObjectStore, examples: Floats) -> Floats:
+    """The delta of updates in object storage by their plan's rule, shape (parameters,).
+
+    Args:
+        key: the round's sealing key.
+        examples: as `combine`.
+
+    Raises:
+        Refusal: `too_few_for_rule`; as `SealedBlocks`.
+        Outage: `storage_unavailable`.
+    """
+    aggregation = plan.aggregation
+    assert aggregation.rule is not None
+    if len(sealed) < aggregation.least_reports:
+        raise Refusal(
+            Code.TOO_FEW_FOR_RULE,
+            f"{len(sealed)} updates are in; {aggregation.rule.name} as the plan has it needs at least "
+            f"{aggregation.least_reports}.",
+        )
+    with fetchers() as threads:
+        return combine(rule_of(aggregation.rule), SealedBlocks(sealed, plan, key, store, threads), examples)
 
 
 def combine(rule: Rule, blocks: Blocks, examples: Floats) -> Floats:

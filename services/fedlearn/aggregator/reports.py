@@ -7,7 +7,7 @@ from functools import partial
 from fedlearn.adapters.http import persist
 from fedlearn.aggregator.open_round import OpenRound
 from fedlearn.aggregator.peers import ServerClient
-from fedlearn.core.errors import Code, Outage, Refusal, SetupError
+from fedlearn.core.errors import Outage, Refusal, SetupError, unforeseen
 from fedlearn.core.ids import RoundId
 from fedlearn.protocol.messages import RoundResult, UpdatesReport
 from fedlearn.telemetry.logs import log
@@ -43,15 +43,12 @@ class Reports:
         await _tell(lambda: self._server.report_result(round_id, result))
 
     async def failure(self, round_id: RoundId, error: Exception) -> None:
-        """Why it has no result; a server that does not take it has ended the round without.
-
-        Of what nobody foresaw it hears the kind alone, since the words may hold what devices have sent.
-        """
+        """Why it has no result; a server that does not take it has ended the round without."""
         if isinstance(error, Refusal):
             why = error
             _log.error("round has no result", round=str(round_id), code=why.code, detail=why.detail)
         else:
-            why = Refusal(Code.INTERNAL, f"{type(error).__name__}: the aggregator's log says more.")
+            why = unforeseen(error, "aggregator")
             _log.error("round has no result", round=str(round_id), code=why.code, exc_info=error)
         try:
             await _tell(lambda: self._server.report_failure(round_id, why))

@@ -128,6 +128,11 @@ class SetupError(FedlearnError):
     """Something on this machine is not as it must be: a setting, a port, the disk, the data."""
 
 
+def unforeseen(error: Exception, service: str) -> Refusal:
+    """`internal` for what nobody foresaw, of which it tells the kind alone: the words may hold what devices have sent."""
+    return Refusal(Code.INTERNAL, f"{type(error).__name__}: the {service}'s log says more.")
+
+
 def cannot_write(what: str, error: OSError) -> SetupError:
     """What to raise when `what` could not be written: `disk_full` if that is why, else `setting_invalid`, for its place."""
     code = Code.DISK_FULL if error.errno in (errno.ENOSPC, errno.EDQUOT) else Code.SETTING_INVALID

@@ -16,7 +16,7 @@ from fedlearn.core.ids import DeviceId
 from fedlearn.protocol import codecs
 from fedlearn.protocol.headers import TAG_BYTES
 from fedlearn.protocol.plans import Plan
-from support.sealed import SealedRound, updates_of
+from support.sealed import SealedRound, updates_of, weighted_mean
 from support.world import random_update, small_plan
 
 WINDOW = 1 << 12
@@ -121,3 +121,16 @@ def test_what_is_not_finite_is_refused(where: str, monkeypatch: pytest.MonkeyPat
 def test_places_of_windows_are_aligned_for_the_compiled_loops() -> None:
     form = Encoded(int8_plan(EXACT["exact values in several windows"]))
     assert all(place.start % forms._ALIGNED_BYTES == 0 for place in form._places)
+
+
+@pytest.mark.parametrize("in_place", [True, False], ids=["in place", "beside"])
+def test_float32_is_read_where_it_waits_if_it_can_be_opened_there(in_place: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms, "OPENS_IN_PLACE", in_place)
+    sealed = SealedRound(MemoryObjectStore(), plan=small_plan(update={"encoding": "float32", "window_elements": WINDOW}))
+    form, updates = form_of(sealed.plan), updates_of(3)
+    memory = np.empty(form.size_bytes, np.uint8)
+    room = form.room(memory, 2, 4 * WINDOW)
+    assert (room is not None) == in_place
+    assert room is None or np.shares_memory(np.frombuffer(room, np.uint8), memory[4 * WINDOW :])
+    digests = {device: sealed.bring(device, update) for device, update in updates.items()}
+    np.testing.assert_allclose(folded(sealed, digests).total(digests).mean(), weighted_mean(updates), rtol=1e-12)
