@@ -31,7 +31,7 @@ _LOOK_SECONDS, _GRACE_SECONDS = 3.0, 30.0
 
 BENCHMARKS = (
     Benchmark("machine", "The machine", 2),
-    Benchmark("folding", "The aggregation engine", 12, image="folding.png"),
+    Benchmark("folding", "The aggregation engine", 20, image="folding.png"),
     Benchmark("sharding", "One aggregator against two", 12),
     Benchmark("envelope", "Sealing", 2),
     Benchmark("round_overhead", "A round without training", 6),
