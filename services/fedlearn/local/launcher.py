@@ -67,18 +67,17 @@ class Launcher:
         self._storage = LocalStorage(self.directory / "storage", port=addresses.storage)
         secrets = {role: self._storage.credentials(role) for role in ("server", "aggregator")}
         self.deployment = deployment = Deployment(self.directory, addresses, secrets)
-        with ThreadPoolExecutor(2) as threads:
+        with ThreadPoolExecutor(1) as threads:
             what = "" if options.shards else f"; dividing {options.dataset} among {options.devices} devices"
             self._say(f"Starting object storage, server and aggregator{what}.")
             shards = threads.submit(self._prepare_shards)
-            storage = threads.submit(self._storage.start)
             server = self._program("server", {**deployment.server(), **manual})
             aggregators = [
                 self._program("aggregator", {**deployment.aggregator(number), **manual}, number)
                 for number in range(options.aggregators)
             ]
+            self._storage.start()  # in this thread: Ctrl-C must find it started or not, never being started by another
             shards.result()
-            storage.result()
         evaluator = "the evaluator and " if self._is_scored else ""
         self._say(f"Starting {evaluator}{self.processes} device processes.")
         self._start_learners(deployment)
