@@ -32,7 +32,17 @@ Result = TypeVar("Result")
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 2.0
 _OUTAGES = (HTTPClientError, NotConnected, IncompleteReadError, CredentialRetrievalError, MetadataRetrievalError)
-_BUSY = frozenset({"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "ConditionalRequestConflict"})
+# what S3 and STS say with a status below 500 of what passes; IDPCommunicationError: STS did not reach who vouches for a token
+_BUSY = frozenset(
+    {
+        "SlowDown",
+        "RequestTimeout",
+        "Throttling",
+        "ThrottlingException",
+        "ConditionalRequestConflict",
+        "IDPCommunicationError",
+    }
+)
 
 
 class Patient:

@@ -107,7 +107,7 @@ class GeometricMedian:
     plain mean it takes hundreds of steps to come back from where one update of 1e38 has taken it.
 
     Args:
-        smoothing: nu, above 0.
+        smoothing: nu, at least 1e-12: an update may lie where the median does, and its coefficient is divided by nu.
         iterations: the most steps; it ends before when no coefficient moves by more than 1e-9 of itself.
         weighted: a_k is the update's share of the examples (as in the paper), else 1 / n.
     """

@@ -17,7 +17,7 @@ from fedlearn.protocol.messages import MAX_DEVICES_A_ROUND
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 LearningRate = Annotated[float, Field(gt=0, le=100)]
-Tau = Annotated[float, Field(gt=0, le=1)]
+Tau = Annotated[float, Field(ge=1e-12, le=1)]  # its square is where v begins, which is kept in float32
 
 MOST_BY_DISTANCE = 4096
 """Updates that a rule can take whose memory grows with their square: 8 bytes for each pair, 128 MiB in all."""
@@ -97,7 +97,7 @@ class MultiKrumPlan(_Krum):
 
 class GeometricMedianPlan(_ByDistance):
     name: Literal["geometric_median"]
-    smoothing: Annotated[float, Field(gt=0, le=1)] = 1e-6
+    smoothing: Annotated[float, Field(ge=1e-12, le=1)] = 1e-6
     iterations: Annotated[int, Field(ge=1, le=10_000)] = 100
     weighted: bool = False
 

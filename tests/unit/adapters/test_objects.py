@@ -119,6 +119,7 @@ def refusal_of(call: Callable[[], Any]) -> FedlearnError:
         pytest.param(Answer(502, b"<html>no XML"), id="a proxy's page"),
         pytest.param(Answer(429, error("TooManyRequests")), id="too many requests"),
         pytest.param(Answer(400, error("RequestTimeout")), id="request timeout"),
+        pytest.param(Answer(400, error("IDPCommunicationError")), id="a token that could not be checked now"),
         pytest.param(Answer(0), id="a closed connection"),
         pytest.param(Answer(200, b"bod", length=4), id="half an answer"),
     ],

@@ -141,6 +141,13 @@ def test_no_point_nearby_has_a_smaller_sum_of_distances_than_the_geometric_media
     assert all(cost(found) < cost(found + rng.normal(0, size, PARAMETERS)) for size in (1e-2, 1e-1, 1.0))
 
 
+@pytest.mark.parametrize("smoothing", [1e-12, 1e-6, 1.0])
+def test_the_geometric_median_of_updates_that_are_alike_is_what_they_are(smoothing: float) -> None:
+    rows = np.repeat(some_rows(1), 5, axis=0)
+    np.testing.assert_allclose(by_windows(GeometricMedian(smoothing), rows), rows[0], rtol=1e-6)
+    assert not by_windows(GeometricMedian(smoothing), np.zeros_like(rows)).any()
+
+
 @pytest.mark.parametrize("max_norm", [None, 10.0, 1e6])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_norm_bound_scales_down_what_is_longer(max_norm: float | None, weighted: bool) -> None:
