@@ -161,7 +161,7 @@ class TestUpgrade:
             release.upgrade({"task": {**VALUES["task"], "learningRate": 0.2}})
         (pod,) = release.hook_pods("task")
         said = release.cluster.core.read_namespaced_pod_log(pod.metadata.name, release.namespace)
-        assert "There is a task mnist-2nn already; choose another name." in said
+        assert "There is a task mnist-2nn already, with another plan: choose another name." in said
         release.next_version()
 
 

@@ -33,9 +33,17 @@ def operator(world: World) -> Iterator[OperatorClient]:
         yield client
 
 
-def submit(operator: OperatorClient, task: str, policy: Policy = POLICY, learning_rate: float = 0.1) -> str:
-    plan = small_plan(training={"learning_rate": learning_rate})
-    return operator.submit(task, plan, random_model(PLAN), policy=policy, rounds=3).state
+def submit(
+    operator: OperatorClient,
+    task: str,
+    policy: Policy = POLICY,
+    *,
+    learning_rate: float = 0.1,
+    rounds: int = 3,
+    target_accuracy: float | None = None,
+) -> str:
+    plan, model = small_plan(training={"learning_rate": learning_rate}), random_model(PLAN)
+    return operator.submit(task, plan, model, policy=policy, rounds=rounds, target_accuracy=target_accuracy).state
 
 
 def test_a_task_that_runs_already_stays_as_it_is(operator: OperatorClient) -> None:
@@ -52,11 +60,18 @@ def test_so_does_one_that_has_ended(operator: OperatorClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"learning_rate": 0.2}, {"policy": POLICY.model_copy(update={"goal": 3})}], ids=["plan", "policy"]
+    ("changes", "named"),
+    [
+        pytest.param({"learning_rate": 0.2}, "another plan:", id="plan"),
+        pytest.param({"policy": POLICY.model_copy(update={"goal": 3})}, "another policy:", id="policy"),
+        pytest.param({"rounds": 7, "target_accuracy": 0.5}, "another number of rounds and another target accuracy:", id="both"),
+    ],
 )
-def test_another_task_of_the_name_is_refused(operator: OperatorClient, changes: dict[str, object]) -> None:
+def test_another_task_of_the_name_is_refused_and_told_what_differs(
+    operator: OperatorClient, changes: dict[str, object], named: str
+) -> None:
     submit(operator, "other")
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(Refusal, match=named) as refusal:
         submit(operator, "other", **changes)  # type: ignore[arg-type]  # the cases are of different types
     assert refusal.value.code is Code.TASK_EXISTS
 

@@ -77,9 +77,19 @@ class OperatorClient:
             if refusal.code is not Code.TASK_EXISTS:
                 raise
             known = self.task(task)
-            wanted = (plan.digest, policy, rounds, target_accuracy)
-            if (known.plan_digest, known.policy, known.rounds, known.target_accuracy) != wanted:
-                raise
+            differing = [
+                what
+                for what, theirs, ours in (
+                    ("plan", known.plan_digest, plan.digest),
+                    ("policy", known.policy, policy),
+                    ("number of rounds", known.rounds, rounds),
+                    ("target accuracy", known.target_accuracy, target_accuracy),
+                )
+                if theirs != ours
+            ]
+            if differing:
+                detail = f"There is a task {task} already, with another {' and another '.join(differing)}: choose another name."
+                raise Refusal(Code.TASK_EXISTS, detail) from refusal
             return known
         self._transfer.store(UploadGrant(accepted.upload.url, accepted.upload.headers), model)
         return self._call("POST", f"/v1/tasks/{task}/start", TaskView)
