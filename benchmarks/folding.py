@@ -3,10 +3,11 @@
 Rows that are compared take turns within each repetition, so that a slow moment of the machine hits them alike; figures are
 medians, ratios are medians of each repetition's ratio. numpy's max is no upper bound of what memory gives: a
 compiled loop may read faster, and ours does where it adds several updates at once. Bare GETs are those of Python's own HTTP
-client, which only reads; ours cost less by now, so what they reach stands there too. The storage runs on the same cores, and
-takes as much of them as who reads; so both are measured once more with a core each, as if the storage were on a machine of its
-own. Updates are random, so that nothing compresses away, and of the CNN's size (1,663,370 float32) where no other is named; but
-of 100 updates the robust rules combine 671,088 each, 256 MiB in all.
+client, into memory that is there already: nothing plainer reads in Python. Beside them stand those of boto3, by which most
+programs read, and ours, which cost less than either. The storage runs on the same cores, and takes as much of them as who
+reads; so both are measured once more with a core each, as if the storage were on a machine of its own. Updates are random, so
+that nothing compresses away, and of the CNN's size (1,663,370 float32) where no other is named; but of 100 updates the robust
+rules combine 671,088 each, 256 MiB in all.
 
     python benchmarks/folding.py [--repetitions N] [--updates N] [--part memory|robust|storage|peak ...]
         [--peaks 10 100 1000] [--out docs/images/folding.png]
@@ -32,7 +33,7 @@ from fedlearn.core.robust import GeometricMedian, Median, MultiKrum, NormBound, 
 from fedlearn.core.updates import Update
 from fedlearn.protocol.plans import Plan
 from folding_round import peak_of, ring_megabytes, robust_megabytes
-from from_storage import FOLDS, GETS, LEAST_OF_BARE, OUR_GETS, from_storage
+from from_storage import BY_BOTO3, FOLDS, GETS, LEAST_OF_BARE, OUR_GETS, from_storage
 from results import Figure, show
 from turns import CORES, Contender, take_turns
 
@@ -43,8 +44,8 @@ PARTS = ("memory", "robust", "storage", "peak")
 READS, NUMPY = f"memory, read by {CORES} cores (numpy's max)", "numpy `acc += n * delta`, float32, one core"
 BY_EIGHTS = "fold decoded updates by eights in one thread, as beside fetching"
 FOLD, ONE_BY_ONE = "fold decoded updates, float64", "fold decoded updates one by one, as they come"
-PLAIN_TOOLS = (READS, NUMPY, GETS)
-IN_MEMORY, FROM_STORAGE = (READS, NUMPY, FOLD, ONE_BY_ONE), (GETS, OUR_GETS, FOLDS)
+PLAIN_TOOLS = (READS, NUMPY, GETS, BY_BOTO3)
+IN_MEMORY, FROM_STORAGE = (READS, NUMPY, FOLD, ONE_BY_ONE), (GETS, BY_BOTO3, OUR_GETS, FOLDS)
 LEAST_OF_READS, LEAST_ROBUST = 50.0, 1.0
 """The aims: % of the memory's reads by numpy's max, and GB/s."""
 ROBUST_DRAWN = 32  # updates

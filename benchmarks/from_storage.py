@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from deployments import cnn_plan
+from fedlearn.adapters.s3 import S3Settings, s3_client
 from fedlearn.local.seaweed import UPDATES
 from fedlearn.local.storage import LocalStorage
 from fedlearn.protocol.envelope import layout_of
@@ -17,8 +18,9 @@ from folding_round import WORKERS, SealedUpdates
 from results import Figure
 from turns import CORES, Contender, take_turns, watched
 
-GETS, OUR_GETS, FOLDS = (
+GETS, BY_BOTO3, OUR_GETS, FOLDS = (
     f"bare GETs of the same objects, {WORKERS} at once",
+    f"GETs of the same objects by boto3, {WORKERS} at once",
     "our GETs, folding nothing",
     "fetch, open, check and fold",
 )
@@ -32,21 +34,22 @@ def from_storage(count: int, repetitions: int) -> list[Figure]:
     """Where the storage has the same cores; and, where there are two, with the storage on one and who reads on the other."""
     with tempfile.TemporaryDirectory() as directory, LocalStorage(Path(directory)) as storage:
         readers = Readers(storage, count)
-        bare, ours, fold = readers.bare(), readers.ours(), readers.fold()
+        bare, boto3, ours, fold = readers.bare(), readers.by_boto3(), readers.ours(), readers.fold()
         with watched(storage.pid) as served:
-            take_turns((bare, ours, fold), repetitions)
+            take_turns((bare, boto3, ours, fold), repetitions)
         figures = [
             Figure(GETS, bare.rate, "GB/s"),
             Figure("CPU of bare GETs, without the storage's", bare.cpu_per_gigabyte, "s/GB"),
+            Figure(BY_BOTO3, boto3.rate, "GB/s"),
+            Figure("CPU of boto3's GETs", boto3.cpu_per_gigabyte, "s/GB"),
             Figure(OUR_GETS, ours.rate, "GB/s"),
             Figure("CPU of our GETs", ours.cpu_per_gigabyte, "s/GB"),
             Figure(FOLDS, fold.rate, "GB/s"),
             Figure(f"{FOLDS}, of bare GETs", 100 * fold.share_of(bare), "%", at_least=LEAST_OF_BARE, why=SHARED),
+            Figure(f"{FOLDS}, of boto3's GETs", 100 * fold.share_of(boto3), "%", at_least=LEAST_OF_BARE),
             Figure(f"{FOLDS}, of our GETs", 100 * fold.share_of(ours), "%"),
             Figure(f"CPU to {FOLDS}", fold.cpu_per_gigabyte, "s/GB"),
-            Figure(
-                "CPU of the storage, the mean of these three", served[0] / (3 * (1 + repetitions) * bare.size / 1e9), "s/GB"
-            ),
+            Figure("CPU of the storage, the mean of these four", served[0] / (4 * (1 + repetitions) * bare.size / 1e9), "s/GB"),
         ]
         if CORES == 1:
             return figures
@@ -65,7 +68,9 @@ class Readers:
     """Who reads `count` sealed updates of the CNN's size out of a storage, each by as many threads as an aggregator has."""
 
     def __init__(self, storage: LocalStorage, count: int) -> None:
-        self._store, plan = storage.store("aggregator", UPDATES), cnn_plan()
+        keys, plan = storage.credentials("aggregator"), cnn_plan()
+        self._client = s3_client(S3Settings(storage.endpoint_url, access_key=keys.access, secret_key=keys.secret))
+        self._store = storage.store("aggregator", UPDATES)
         self._sealed = SealedUpdates(plan, self._store)
         self._digests = self._sealed.bring(range(count))
         self._keys = [self._sealed.key_of(*item) for item in self._digests.items()]
@@ -75,6 +80,10 @@ class Readers:
     def bare(self) -> Contender:
         """Nothing but GETs, each thread's over one connection of Python's client, into memory that is there already."""
         return self._contender("bare", lambda: _by_shares(self._get_bare, self._urls))
+
+    def by_boto3(self) -> Contender:
+        """What a program gets that reads objects as boto3's own documentation does."""
+        return self._contender("boto3", lambda: _by_shares(self._get_by_boto3, self._keys))
 
     def ours(self) -> Contender:
         """The same by our client, piece by piece."""
@@ -97,6 +106,10 @@ class Readers:
                 got += answer.readinto(buffer[got:])
             answer.read()
         connection.close()
+
+    def _get_by_boto3(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._client.get_object(Bucket=UPDATES, Key=key)["Body"].read()
 
     def _get(self, keys: Sequence[str]) -> None:
         piece = memoryview(bytearray(self._piece_bytes))
