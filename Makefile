@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DATASET ?= mnist
 TESTS ?=
 # processes that test: more than there are cores, since tests wait for services much of their time
-TESTERS ?= 4
+TESTERS ?= 3
 
 .DEFAULT_GOAL := help
 

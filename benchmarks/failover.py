@@ -32,7 +32,8 @@ from fedlearn.core.replicas import Leader
 from fedlearn.core.rounds import Phase, Round
 from fedlearn.local.chaos import TASK, Arena
 from fedlearn.local.chaos_checks import faults, orphans, outcome
-from fedlearn.local.deployment import Environment, free_port
+from fedlearn.local.deployment import Environment
+from fedlearn.local.ports import free_port
 from fedlearn.local.postgres import Postgres, find_programs
 from fedlearn.local.storage import LocalStorage
 from fedlearn.protocol.messages import Assignment

@@ -27,8 +27,9 @@ from fedlearn.adapters.operator import OperatorClient
 from fedlearn.core.ids import RoundId, TaskId
 from fedlearn.core.rounds import Phase, Standing
 from fedlearn.local.chaos import chaos_plan
-from fedlearn.local.deployment import Addresses, Deployment, free_port
+from fedlearn.local.deployment import Addresses, Deployment
 from fedlearn.local.identities import SERVER_AUDIENCE
+from fedlearn.local.ports import free_port
 from fedlearn.local.processes import Services, start_program
 from fedlearn.local.storage import LocalStorage
 from fedlearn.protocol.tensors import encode_model, unflatten

@@ -27,8 +27,8 @@ from schemathesis.specs.openapi.checks import (
 from fedlearn.adapters.http import TICKET_HEADER
 from fedlearn.core.learning import Examples, Shard
 from fedlearn.data.shards import write_shard
-from fedlearn.local.deployment import free_port
 from fedlearn.local.identities import AGGREGATOR_AUDIENCE, SERVER_AUDIENCE
+from fedlearn.local.ports import free_port
 from fedlearn.local.processes import start_program
 from fedlearn.local.storage import LocalStorage
 from support.world import World, small_plan

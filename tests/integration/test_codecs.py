@@ -14,7 +14,7 @@ import pytest
 
 from fedlearn.core.learning import Examples, Shard
 from fedlearn.data.shards import write_shard
-from fedlearn.local.deployment import free_port
+from fedlearn.local.ports import free_port
 from fedlearn.protocol.envelope import layout_of
 from fedlearn.protocol.plans import Plan
 from fedlearn.protocol.tensors import decode_vector, encode_model, unflatten

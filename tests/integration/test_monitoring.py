@@ -13,8 +13,8 @@ from fedlearn.core.errors import Code
 from fedlearn.core.learning import Examples, Shard
 from fedlearn.core.updates import Update
 from fedlearn.data.shards import write_shard
-from fedlearn.local.deployment import free_port
 from fedlearn.local.identities import SERVER_AUDIENCE
+from fedlearn.local.ports import free_port
 from fedlearn.local.processes import start_program
 from fedlearn.local.storage import LocalStorage
 from support.prometheus import NAMESPACE, Prometheus, Target, program

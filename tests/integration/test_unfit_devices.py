@@ -8,7 +8,7 @@ import numpy as np
 from fedlearn.core.errors import Code
 from fedlearn.core.learning import Examples, Shard
 from fedlearn.data.shards import write_shard
-from fedlearn.local.deployment import free_port
+from fedlearn.local.ports import free_port
 from fedlearn.local.processes import start_program
 from support.trial import Trial
 from support.world import World, wait_for

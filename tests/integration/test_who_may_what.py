@@ -18,7 +18,7 @@ from fedlearn.core.errors import Code
 from fedlearn.core.ids import shard_of
 from fedlearn.core.learning import Examples, Shard
 from fedlearn.data.shards import write_shard
-from fedlearn.local.deployment import free_port
+from fedlearn.local.ports import free_port
 from fedlearn.local.processes import Service, start_program
 from fedlearn.protocol.messages import Assignment
 from fedlearn.protocol.tickets import Ticket, TicketSigner, make_signing_key

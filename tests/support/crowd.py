@@ -4,7 +4,7 @@ import numpy as np
 
 from fedlearn.core.learning import Examples, Shard
 from fedlearn.data.shards import write_shard
-from fedlearn.local.deployment import free_port
+from fedlearn.local.ports import free_port
 from fedlearn.local.processes import Service, start_program
 from support.world import World
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedlearn.local.deployment import free_port
+from fedlearn.local.ports import free_port
 from fedlearn.local.processes import Service, start_program
 from support.world import World
 

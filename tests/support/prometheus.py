@@ -15,7 +15,7 @@ import httpx
 import pytest
 import yaml
 
-from fedlearn.local.deployment import free_port
+from fedlearn.local.ports import free_port
 from support.world import wait_for
 
 NAMESPACE = "learning"

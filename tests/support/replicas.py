@@ -10,8 +10,8 @@ from typing import Any
 
 from fedlearn.adapters.database import DatabasePresences, DatabaseRoundStore
 from fedlearn.core.replicas import Leader
-from fedlearn.local.deployment import free_port
 from fedlearn.local.identities import SERVER_AUDIENCE
+from fedlearn.local.ports import free_port
 from fedlearn.local.processes import Service, start_program
 from fedlearn.local.storage import LocalStorage
 from support.balancer import Balancer

@@ -22,8 +22,9 @@ from fedlearn.config import StorageSettings
 from fedlearn.core.errors import Code, Refusal
 from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.updates import Update
-from fedlearn.local.deployment import Addresses, Deployment, free_port
+from fedlearn.local.deployment import Addresses, Deployment
 from fedlearn.local.identities import AGGREGATOR_AUDIENCE, SERVER_AUDIENCE
+from fedlearn.local.ports import free_port
 from fedlearn.local.processes import Service, Services, start_program
 from fedlearn.local.storage import LocalStorage
 from fedlearn.protocol.envelope import UpdateContext, digest_of, seal

@@ -22,8 +22,9 @@ from fedlearn.core.ids import DeviceId, RoundId, TaskId
 from fedlearn.core.learning import Examples, Shard
 from fedlearn.core.rounds import Phase, Round
 from fedlearn.data.shards import write_shard
-from fedlearn.local.deployment import Addresses, Deployment, Environment, free_port
+from fedlearn.local.deployment import Addresses, Deployment, Environment
 from fedlearn.local.options import MIN_COHORT
+from fedlearn.local.ports import free_port
 from fedlearn.local.postgres import Postgres
 from fedlearn.local.processes import Service, Services, start_program
 from fedlearn.local.seaweed import MODELS, UPDATES

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedlearn.adapters.identity import LocalIssuer
-from fedlearn.adapters.web import listen
 from fedlearn.config import IdentitySettings
 from fedlearn.local.identities import AGGREGATOR_AUDIENCE, SERVER_AUDIENCE, Identities
 
@@ -36,17 +35,6 @@ class Addresses:
     @property
     def aggregator_urls(self) -> list[str]:
         return [f"http://127.0.0.1:{port}" for port in (self.aggregator, *self.more_aggregators)]
-
-
-def free_port(wanted: int = 0) -> int:
-    """`wanted` if nothing listens there; for 0 any free port.
-
-    Raises:
-        SetupError: `port_busy`.
-    """
-    with listen("127.0.0.1", wanted) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 class Deployment:

@@ -14,9 +14,10 @@ from fedlearn.core.errors import Code, SetupError
 from fedlearn.data.datasets import CACHE, DATASETS, Dataset, find
 from fedlearn.data.partitioners import make_partitioner
 from fedlearn.data.shards import cut, write_shard
-from fedlearn.local.deployment import Addresses, Deployment, free_port
+from fedlearn.local.deployment import Addresses, Deployment
 from fedlearn.local.nursery import Nursery
 from fedlearn.local.options import MachineOptions, device_ports, shard_directories
+from fedlearn.local.ports import free_port
 from fedlearn.local.processes import Process, Service, Services, start_program
 from fedlearn.local.storage import LocalStorage
 

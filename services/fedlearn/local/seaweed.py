@@ -7,17 +7,15 @@ thrown away; the volumes want a signed token for each object. Only the S3 port i
 
 import json
 import secrets
-import socket
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-HOST = "127.0.0.1"
+from fedlearn.local.ports import HOST, free_ports
+
 MODELS, UPDATES = BUCKETS = "fedlearn-models", "fedlearn-updates"
-_LOWEST_PORT = 10240
 
 
 class Role(StrEnum):
@@ -94,13 +92,8 @@ def make_keys() -> Mapping[Role, Keys]:
 def choose_ports(s3: int) -> Ports:
     """Ports that are free now; the S3 port is `s3` unless that is 0."""
     names = [field.name for field in fields(Ports)]
-    chosen = dict(zip(names, _free_ports(len(names)), strict=True))
+    chosen = dict(zip(names, free_ports(len(names)), strict=True))
     return Ports(**{**chosen, "s3": s3 or chosen["s3"]})
-
-
-def is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return _bind(probe, port)
 
 
 def security(certificates: Path) -> str:
@@ -185,30 +178,3 @@ def flags(directory: Path, ports: Ports) -> Sequence[str]:
         "volume.preStopSeconds": 0,
     }
     return ["-logtostderr=true", "server", *(f"-{name}={value}" for name, value in given.items())]
-
-
-def _free_ports(count: int) -> Sequence[int]:
-    """Free ports below those that the kernel gives to outgoing connections, which might take one before it is used."""
-    with ExitStack() as held:
-        found: list[int] = []
-        while len(found) < count:
-            port = secrets.choice(range(_LOWEST_PORT, _first_ephemeral_port()))
-            if _bind(held.enter_context(socket.socket()), port):
-                found.append(port)
-        return found
-
-
-def _bind(probe: socket.socket, port: int) -> bool:
-    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that wait for their end do not count
-    try:
-        probe.bind((HOST, port))
-        probe.listen(1)
-    except OSError:
-        return False
-    return True
-
-
-def _first_ephemeral_port() -> int:
-    setting = Path("/proc/sys/net/ipv4/ip_local_port_range")
-    low = int(setting.read_text().split()[0]) if setting.exists() else 32768
-    return max(low, _LOWEST_PORT + 1000)

@@ -21,7 +21,8 @@ from fedlearn.core.errors import Code, Outage, SetupError
 from fedlearn.local import seaweed
 from fedlearn.local.certificates import write_certificates, write_private
 from fedlearn.local.child import Child
-from fedlearn.local.seaweed import BUCKETS, HOST, MODELS, Keys, Ports, Role
+from fedlearn.local.ports import HOST, is_free
+from fedlearn.local.seaweed import BUCKETS, MODELS, Keys, Ports, Role
 
 _POLL_SECONDS = 0.01
 _LOCK_SECONDS = 2.0  # as long as the last owner, just killed, may take to be gone
@@ -178,7 +179,7 @@ class LocalStorage:
     def _choose_ports(self) -> None:
         port = self._given_port if self._ports is None else self._ports.s3
         self._ports = seaweed.choose_ports(port)  # all but the S3 port are nobody else's business, and may move
-        if not seaweed.is_free(self._ports.s3):
+        if not is_free(self._ports.s3):
             detail = f"Port {self._ports.s3} is taken: end what listens there, or give the object storage another port."
             raise SetupError(Code.PORT_BUSY, detail)
 
