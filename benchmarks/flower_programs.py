@@ -14,6 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from fedlearn.local.ports import free_port
+
 APP = Path(__file__).parent / "peers" / "flower"
 _LONGEST_SECONDS = 900.0
 
@@ -77,7 +79,7 @@ class Flower:
 
     def deploy(self, clients: int, rounds: int) -> Rounds:
         """A SuperLink with as many SuperNodes."""
-        out, port = self._directory / "deployed.json", _free_port()
+        out, port = self._directory / "deployed.json", free_port()
         out.unlink(missing_ok=True)  # an earlier turn's
         link = f"127.0.0.1:{port}"
         connection = f'[superlink]\ndefault = "bench"\n[superlink.bench]\naddress = "{link}"\ninsecure = true\n'
@@ -88,7 +90,7 @@ class Flower:
             running.enter_context(self._program("superlink", environ, "flower-superlink", *at, "--port", str(port)))
             _wait_for(port)
             for number in range(clients):
-                node = ["flower-supernode", *at, "--superlink", link, "--port", str(_free_port())]
+                node = ["flower-supernode", *at, "--superlink", link, "--port", str(free_port())]
                 running.enter_context(self._program(f"supernode-{number}", environ, *node))
             app = self._directory / "app"
             shutil.copytree(APP, app, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
@@ -122,12 +124,6 @@ def _rounds(out: Path) -> Rounds:
     found = json.loads(out.read_text())
     start_and_ends = found["ends"]
     return Rounds(statistics.median(later - earlier for earlier, later in pairwise(start_and_ends[1:])), found["megabytes"])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_for(port: int) -> None:

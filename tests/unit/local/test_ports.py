@@ -10,6 +10,8 @@ from fedlearn.local.ports import HOST, free_port, free_ports, is_free
 def test_free_ports_are_none_that_an_outgoing_connection_may_take_meanwhile() -> None:
     first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
     found = [*free_ports(20), free_port()]
+    if first < 11_240:
+        pytest.skip(f"Outgoing connections may take nearly any port here: {first} to {last}.")
     assert not [port for port in found if first <= port <= last]
     assert len(set(found[:20])) == 20
     assert all(map(is_free, found))
