@@ -2,6 +2,7 @@
 
 import secrets
 import socket
+from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +11,7 @@ from fedlearn.adapters.web import listen
 
 HOST = "127.0.0.1"
 _LOWEST = 10240
+_given: deque[int] = deque(maxlen=512)  # whoever was given one of these may not listen yet
 
 
 def free_port(wanted: int = 0) -> int:
@@ -21,17 +23,22 @@ def free_port(wanted: int = 0) -> int:
     if not wanted:
         return free_ports(1)[0]
     listen(HOST, wanted).close()
+    _given.append(wanted)
     return wanted
 
 
 def free_ports(count: int) -> Sequence[int]:
-    """Free ports below those that the kernel gives to outgoing connections, which might take one before it is used."""
+    """Free ports below those that the kernel gives to outgoing connections, which might take one before it is used.
+
+    None of them was given to anybody in this process of late.
+    """
     with ExitStack() as held:
         found: list[int] = []
         while len(found) < count:
             port = secrets.choice(range(_LOWEST, _first_ephemeral()))
-            if _bind(held.enter_context(socket.socket()), port):
+            if port not in _given and _bind(held.enter_context(socket.socket()), port):
                 found.append(port)
+                _given.append(port)
         return found
 
 
