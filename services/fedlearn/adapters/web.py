@@ -173,22 +173,6 @@ class _Stopwatch:
             http_metrics.observe(route or http_metrics.NO_ROUTE, status, time.perf_counter() - began)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there; port 0 takes a free one.
-
-    Raises:
-        SetupError: `port_busy`.
-    """
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise SetupError(Code.PORT_BUSY, f"Port {port} on {host} is taken: stop what holds it, or choose another.") from error
-    return listener
-
-
 class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, on_stop: Callable[[], None]) -> None:
         super().__init__(config)

@@ -8,8 +8,9 @@ from fastapi import FastAPI
 from fedlearn.adapters.gate import make_gate
 from fedlearn.adapters.http import ServiceClient, TokenFile, get_json, spawn
 from fedlearn.adapters.keyfiles import load_private_key
+from fedlearn.adapters.listeners import listen
 from fedlearn.adapters.objects import object_store
-from fedlearn.adapters.web import listen, make_app, serve
+from fedlearn.adapters.web import make_app, serve
 from fedlearn.aggregator.peers import ServerClient
 from fedlearn.aggregator.rounds import Rounds
 from fedlearn.aggregator.routes import device_routes, server_routes

@@ -9,7 +9,8 @@ from fastapi import FastAPI
 
 from fedlearn.adapters.http import ServiceClient, TokenFile, spawn
 from fedlearn.adapters.keyfiles import load_public_key
-from fedlearn.adapters.web import listen, make_app, serve
+from fedlearn.adapters.listeners import listen
+from fedlearn.adapters.web import make_app, serve
 from fedlearn.config import DeviceSettings, addresses
 from fedlearn.core.errors import Code
 from fedlearn.device.agent import Agent, Home

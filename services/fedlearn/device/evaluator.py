@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from fedlearn.adapters.http import ServiceClient, TokenFile, persist, spawn
-from fedlearn.adapters.web import listen, make_app, serve
+from fedlearn.adapters.listeners import listen
+from fedlearn.adapters.web import make_app, serve
 from fedlearn.config import EvaluatorSettings
 from fedlearn.core.errors import Code, FedlearnError, Outage
 from fedlearn.core.ids import TaskId

@@ -30,10 +30,12 @@ class Launcher:
     Args:
         directory: for logs and state; an empty or new one, or that of an earlier launcher with the same options, which goes on.
         say: takes a sentence on what is being done.
+        forks: whether what learns, and `run_learner`, come from a nursery. Default: where devices train by Keras.
     """
 
-    def __init__(self, options: MachineOptions, directory: Path, say: Say) -> None:
+    def __init__(self, options: MachineOptions, directory: Path, say: Say, *, forks: bool | None = None) -> None:
         self._options, self._say = options, say
+        self._forks = options.learner == "keras" if forks is None else forks
         self.directory = directory.resolve()  # its processes run in other directories
         self.logs = self.directory / "logs"
         self._services = Services()
@@ -63,15 +65,16 @@ class Launcher:
             free_port(options.storage_port),
             tuple(free_port() for _ in range(options.aggregators - 1)),
         )
-        if options.learner == "keras":
+        if self._forks:
             self._nursery = Nursery(self.logs / "nursery.log")
+        dataset = None if self._has_shards else find(options.dataset, directory=options.data_dir, cache=CACHE)
         self._storage = LocalStorage(self.directory / "storage", port=addresses.storage)
         secrets = {role: self._storage.credentials(role) for role in ("server", "aggregator")}
         self.deployment = deployment = Deployment(self.directory, addresses, secrets)
         with ThreadPoolExecutor(1) as threads:
             what = "" if options.shards else f"; dividing {options.dataset} among {options.devices} devices"
             self._say(f"Starting object storage, server and aggregator{what}.")
-            shards = threads.submit(self._prepare_shards)
+            shards = threads.submit(self._prepare_shards, dataset)
             server = self._program("server", {**deployment.server(), **manual})
             aggregators = [
                 self._program("aggregator", {**deployment.aggregator(number), **manual}, number)
@@ -110,8 +113,11 @@ class Launcher:
         if self._storage is not None and not self._storage.running:
             raise SetupError(Code.STORAGE_FAILED, "The object storage has ended by itself; its log is in the run's directory.")
 
-    def run_learner(self, name: str, arguments: list[str]) -> None:
+    def run_learner(self, name: str, arguments: list[str], meanwhile: Callable[[], None] = lambda: None) -> None:
         """Run a `fedlearn` command that needs Keras, and wait for its end.
+
+        Args:
+            meanwhile: what is done while it runs.
 
         Raises:
             SetupError: `service_failed` when it fails.
@@ -119,6 +125,7 @@ class Launcher:
         assert self.deployment is not None
         token = {"FEDLEARN_OPERATOR_TOKEN": self.deployment.operator_token()}
         service = self._learner(name, arguments, token)
+        meanwhile()
         while not service.process.wait(0.05):
             self.check()
         if service.process.status != 0:
@@ -177,21 +184,24 @@ class Launcher:
         process: Process = self._nursery.start(arguments, environment, log)
         return Service(name, process, log)
 
-    def _prepare_shards(self) -> None:
+    @property
+    def _has_shards(self) -> bool:
+        """Whether devices have data of their own, or that which an earlier launcher has divided."""
+        last = self.directory / "shards" / str(self._options.devices - 1)
+        return self._options.shards is not None or (last / "train.npz").exists()
+
+    def _prepare_shards(self, dataset: Dataset | None) -> None:
         options, shards = self._options, self.directory / "shards"
         if options.shards is not None:
             shards.mkdir(exist_ok=True)
             for index, mine in enumerate(shard_directories(options.shards)):
                 if not (shards / str(index)).exists():
                     (shards / str(index)).symlink_to(mine)
-            return
-        if (shards / str(options.devices - 1) / "train.npz").exists():  # an earlier launcher's
-            return
-        dataset: Dataset = find(options.dataset, directory=options.data_dir, cache=CACHE)
-        rng = np.random.default_rng(options.seed)
-        partitioner = make_partitioner(options.partitioner, options.devices, alpha=options.alpha)
-        for index, shard in enumerate(cut(dataset.train, partitioner, rng)):
-            write_shard(shards / str(index), shard)
+        elif dataset is not None:
+            rng = np.random.default_rng(options.seed)
+            partitioner = make_partitioner(options.partitioner, options.devices, alpha=options.alpha)
+            for index, shard in enumerate(cut(dataset.train, partitioner, rng)):
+                write_shard(shards / str(index), shard)
 
 
 def _shares(devices: int, processes: int) -> list[int]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from fedlearn.adapters.web import listen
+from fedlearn.adapters.listeners import listen
 
 HOST = "127.0.0.1"
 _LOWEST = 10240

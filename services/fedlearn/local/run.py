@@ -41,7 +41,9 @@ def run(options: RunOptions, console: Console, started_at: float) -> Summary:
         SetupError: for what the user can mend; nothing is left running.
     """
     directory = make_directory(options.out)
-    with Progress(console, options.rounds) as progress, Launcher(options, directory, progress.say) as launcher:
+    curves = directory / "curves.png"
+    # whatever devices train by, the model is built and saved by Keras
+    with Progress(console, options.rounds) as progress, Launcher(options, directory, progress.say, forks=True) as launcher:
         launcher.boot()
         progress.say("Building the model and submitting the task.")
         task = f"{options.dataset}-{options.model}"
@@ -51,7 +53,8 @@ def run(options: RunOptions, console: Console, started_at: float) -> Summary:
             newest = versions[-1]
             path = directory / "model.keras"
             progress.say("Saving the model.")
-            launcher.run_learner("save", ["models", "download", "--server", _url(launcher), "--task", task, "--out", str(path)])
+            save = ["models", "download", "--server", _url(launcher), "--task", task, "--out", str(path)]
+            launcher.run_learner("save", save, meanwhile=lambda: _draw(history, curves, task, options))
     trained = any(figures.outcome == "committed" for figures in history)
     evaluation = (newest.evaluation if trained else None) or {}
     summary = Summary(
@@ -69,9 +72,6 @@ def run(options: RunOptions, console: Console, started_at: float) -> Summary:
     )
     summary_path = options.summary or directory / "summary.json"
     summary_path.write_text(summary.model_dump_json(indent=2) + "\n")
-    curves = directory / "curves.png"
-    if is_available():
-        draw_curves(history, curves, f"{task}, {options.devices} devices, {options.partitioner}")
     _forget_state(directory)
     _tell(console, summary, summary_path)
     if curves.exists():
@@ -155,6 +155,11 @@ def make_directory(out: Path | None, *, may_go_on: bool = False) -> Path:
         )
         raise SetupError(Code.DISK_FULL, short)
     return directory.resolve()
+
+
+def _draw(history: list[RoundFigures], path: Path, task: str, options: RunOptions) -> None:
+    if is_available():
+        draw_curves(history, path, f"{task}, {options.devices} devices, {options.partitioner}")
 
 
 def _forget_state(directory: Path) -> None:

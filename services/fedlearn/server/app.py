@@ -14,8 +14,9 @@ from fedlearn.adapters.database import AdvisoryLock, DatabaseRoundStore
 from fedlearn.adapters.garbage import seldom_full_collections
 from fedlearn.adapters.gate import make_gate
 from fedlearn.adapters.http import ServiceClient, TokenFile
+from fedlearn.adapters.listeners import listen
 from fedlearn.adapters.objects import object_store
-from fedlearn.adapters.web import listen, make_app, serve
+from fedlearn.adapters.web import make_app, serve
 from fedlearn.config import ClusterSettings, ServerSettings, addresses
 from fedlearn.core.errors import Code
 from fedlearn.core.replicas import LeaderLock

@@ -11,7 +11,8 @@ from fastapi import FastAPI, Response
 from pydantic import BaseModel
 
 from fedlearn.adapters.http import ServiceClient, TokenFile, first_of, get_json, persist, spawn
-from fedlearn.adapters.web import listen, make_app
+from fedlearn.adapters.listeners import listen
+from fedlearn.adapters.web import make_app
 from fedlearn.core.errors import Code, FedlearnError, Outage, Refusal, SetupError
 
 AWAY = Outage(Code.STORAGE_UNAVAILABLE, "It does not answer.")

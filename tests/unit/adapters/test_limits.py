@@ -9,7 +9,8 @@ import uvicorn
 from fastapi import FastAPI, Request
 
 from fedlearn.adapters.limits import Rate, punctual_protocol, raise_file_limit
-from fedlearn.adapters.web import listen, make_app
+from fedlearn.adapters.listeners import listen
+from fedlearn.adapters.web import make_app
 from fedlearn.config import LimitSettings
 from fedlearn.core.errors import Code, Outage
 from fedlearn.protocol.problems import error_of, problem_of

@@ -1,5 +1,4 @@
 import asyncio
-import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -9,8 +8,8 @@ import pytest
 from fastapi import FastAPI
 
 from fedlearn.adapters.openapi import problems
-from fedlearn.adapters.web import Probe, listen, make_app
-from fedlearn.core.errors import Code, FedlearnError, Outage, SetupError
+from fedlearn.adapters.web import Probe, make_app
+from fedlearn.core.errors import Code, FedlearnError, Outage
 
 AWAY = Outage(Code.DATABASE_UNAVAILABLE, "It does not answer.")
 
@@ -121,19 +120,3 @@ async def test_a_dependency_that_says_no_is_believed_and_asked_again() -> None:
     with pytest.raises(Outage):
         await probe()
     await probe()
-
-
-# --- listening
-
-
-def test_a_port_that_is_taken_is_named() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(SetupError, match=f"Port {port}") as caught:
-            listen("127.0.0.1", port)
-    assert caught.value.code is Code.PORT_BUSY
-
-
-def test_a_free_port_is_found() -> None:
-    with listen("127.0.0.1", 0) as listener:
-        assert listener.getsockname()[1] > 0
