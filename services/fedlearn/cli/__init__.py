@@ -7,6 +7,7 @@ from types import FrameType
 from typing import NoReturn
 
 from fedlearn.core.errors import Code, FedlearnError, Refusal
+from fedlearn.imports import uncollected
 
 __all__ = ["main"]
 
@@ -18,7 +19,8 @@ def main() -> None:
     # as a container's first process it would not be ended by a signal that it does not handle
     signal.signal(signal.SIGTERM, _end)
     try:
-        from fedlearn.cli.app import build  # noqa: PLC0415 - takes half a second, in which Ctrl-C should be quiet too
+        with uncollected():
+            from fedlearn.cli.app import build  # noqa: PLC0415 - takes half a second, in which Ctrl-C should be quiet too
 
         build()()
     except KeyboardInterrupt:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from fedlearn.core.errors import Code, SetupError
+from fedlearn.imports import uncollected
 
 DataDir = Annotated[Path | None, typer.Option(help="A directory that holds the dataset's IDX files.")]
 Partitioner = Annotated[str, typer.Option(help="full, iid, dirichlet, shard, pathological, linear, square or exponential.")]
@@ -33,7 +34,8 @@ def launcher_of(command: str) -> Iterator[None]:
     """
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        yield
+        with uncollected():
+            yield
     except ModuleNotFoundError as error:
         missing = f"'fedlearn {command}' needs {error.name}: install fedlearn[local,learning]."
         raise SetupError(Code.SETTING_INVALID, missing) from error

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fedlearn.config import AggregatorSettings, DeviceSettings, EvaluatorSettings, ServerSettings, load
+from fedlearn.imports import uncollected
 
 Host = Annotated[str | None, typer.Option(help="The address to listen on. [env: FEDLEARN_HOST]")]
 PortOption = Annotated[int | None, typer.Option(help="The port to listen on. [env: FEDLEARN_PORT]")]
@@ -22,7 +23,8 @@ def add_to(app: typer.Typer) -> None:
 
 def server(host: Host = None, port: PortOption = None) -> None:
     """Start the main server: tasks, fleet, rounds, model versions."""
-    from fedlearn.server.app import main
+    with uncollected():
+        from fedlearn.server.app import main
 
     main(load(ServerSettings, host=host, port=port))
 
@@ -31,7 +33,8 @@ def aggregator(host: Host = None, port: PortOption = None) -> None:
     """Start the secure aggregator: opens and folds updates, publishes models."""
     # it divides its work among the cores itself; threads of BLAS that wait for each other cost 20 times what they do
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when numpy is imported
-    from fedlearn.aggregator.app import main
+    with uncollected():
+        from fedlearn.aggregator.app import main
 
     main(load(AggregatorSettings, host=host, port=port))
 
@@ -43,13 +46,15 @@ def device(
     shards: Annotated[Path | None, typer.Option(help="Where its shards are. [env: FEDLEARN_SHARDS]")] = None,
 ) -> None:
     """Start a device, or a process that hosts several."""
-    from fedlearn.device.app import main
+    with uncollected():
+        from fedlearn.device.app import main
 
     main(load(DeviceSettings, host=host, port=port, count=count, shards=shards))
 
 
 def evaluator(host: Host = None, port: PortOption = None) -> None:
     """Start the evaluator: scores each version on the test set."""
-    from fedlearn.device.evaluator import main
+    with uncollected():
+        from fedlearn.device.evaluator import main
 
     main(load(EvaluatorSettings, host=host, port=port))

@@ -5,7 +5,6 @@ module and nobody else imports them. Importing it runs no operation and starts n
 fork, and each child trains by itself (`docs/decisions/0003-compiled-training-loop.md` has the figures).
 """
 
-import gc
 import os
 import re
 import sys
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fedlearn.core.errors import Code, SetupError
+from fedlearn.imports import uncollected
 
 _BANNERS = re.compile(
     rb"oneDNN custom operations are on|All log messages before absl::InitializeLog\(\)|"
@@ -40,26 +40,12 @@ def _without_banners() -> Iterator[None]:
                     os.write(2, line)
 
 
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Keep the garbage collector from walking the 280,000 objects of an import again and again; it finds nothing, for 0.7 s."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.freeze()
-            gc.unfreeze()  # to the old ones, none of them looked at
-            gc.enable()
-
-
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # On by default only where the processor has VNNI. Without it the convolutions take half as long again, and a product with a
 # transposed matrix whose width is a power of two, such as the CNN's dense layer backwards, takes ten times as long.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-with _without_banners(), _without_collection():
+with _without_banners(), uncollected():
     import keras
     import tensorflow as tf  # after the environment is set
 

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedlearn.imports import uncollected
 from fedlearn.local.child import Child
 
 _READY_SECONDS = 120.0
@@ -155,18 +156,17 @@ def main() -> None:
 
 
 def _import_all() -> None:
-    """Import what is forked, without what costs a third of that time and is of no use there.
+    """Import what is forked, without what is of no use there.
 
-    Keras looks for matplotlib, for pictures that nobody draws there. And the garbage collector would walk the 280,000 objects
-    of the imports again and again, here and in each child, whose memory would not be shared any more.
+    Keras looks for matplotlib, for pictures that nobody draws there. And what the garbage collector looks at in a child is
+    written to, so that its memory would not be shared any more.
     """
-    gc.disable()
     sys.modules["matplotlib"] = None  # type: ignore[assignment]  # as the import system has it for what is not to be had
-    for module in ("fedlearn.cli", "fedlearn.device.app", "fedlearn.device.evaluator", "fedlearn.learning.training"):
-        importlib.import_module(module)
+    with uncollected():
+        for module in ("fedlearn.cli.app", "fedlearn.device.app", "fedlearn.device.evaluator", "fedlearn.learning.training"):
+            importlib.import_module(module)
     del sys.modules["matplotlib"]
     gc.freeze()
-    gc.enable()
 
 
 def _bury(requests: socket.socket) -> None:
