@@ -167,6 +167,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # which ends what is being measured as well
     given = arguments()
     measured, failed, began = read(), False, _now()
     IMAGES.mkdir(parents=True, exist_ok=True)
