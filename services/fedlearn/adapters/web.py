@@ -105,10 +105,17 @@ class Probe:
     async def __call__(self) -> None:
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(asyncio.to_thread(self._ask))
+            self._asking.add_done_callback(_look)  # nobody may wait for it any more
         done, _ = await asyncio.wait({self._asking}, timeout=self._seconds)
         if not done:
             raise Outage(self._code, f"The {self._name} has not answered for {self._seconds:g} s.")
         await self._asking
+
+
+def _look(asked: asyncio.Task[object]) -> None:
+    """Take note of how it has ended: what nobody looks at is logged as an error by asyncio, with its trace."""
+    if not asked.cancelled():
+        asked.exception()
 
 
 async def _on_error(_request: Request, error: Exception) -> Response:

@@ -1,7 +1,9 @@
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -120,3 +122,25 @@ async def test_a_dependency_that_says_no_is_believed_and_asked_again() -> None:
     with pytest.raises(Outage):
         await probe()
     await probe()
+
+
+async def test_an_answer_that_comes_too_late_is_logged_by_nobody(may_answer: threading.Event) -> None:
+    logged: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context))
+
+    def ask() -> None:
+        if not may_answer.is_set():
+            may_answer.wait(10)
+            raise AWAY
+
+    probe = Probe(ask, Code.DATABASE_UNAVAILABLE, "database", seconds=0.05)
+    with pytest.raises(Outage, match="has not answered"):
+        await probe()
+    late = probe._asking
+    assert late is not None
+    may_answer.set()
+    await asyncio.wait({late})
+    del late
+    await probe()
+    gc.collect()
+    assert not logged
