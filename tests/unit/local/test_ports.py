@@ -20,7 +20,7 @@ def test_free_ports_are_none_that_an_outgoing_connection_may_take_meanwhile() ->
 def test_a_port_that_was_given_a_moment_ago_is_not_given_again_though_nobody_listens_yet(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its S3 port was taken when a storage started, once, and nobody else ran: one that it had chosen for gRPC may be the same."""
+    """A storage found its S3 port taken, once, and nobody else ran: what it had chosen for gRPC may be the same port."""
     few = range(20_000, 20_004)
     drawn = iter([few[0], few[0], few[1], few[0], few[1], few[2], few[2], few[3]])
     monkeypatch.setattr("fedlearn.local.ports._bind", lambda *_: True)
