@@ -288,7 +288,7 @@ def test_a_thousand_devices_and_a_thousand_rounds_do_not_make_it_stutter(
     fresh: World, open_page: Open, record_property: Any
 ) -> None:
     write_shards(fresh, 1000)
-    fresh.submit("thousand", small_plan(), rounds=None, goal=300, min_fraction=0.5)
+    fresh.submit("thousand", small_plan(), rounds=None, goal=900, min_fraction=0.5)
     give_past(fresh, "thousand", [f"device-0/{i}" for i in range(20)], 1000)
     start_devices(fresh, "mnist", count=1000)
     page = open_page(fresh)

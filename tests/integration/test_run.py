@@ -63,16 +63,18 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 
 
 @pytest.mark.parametrize(
-    ("moment", "signal_"),
+    ("moment", "signal_", "learner"),
     [
-        *(pytest.param(moment, signal.SIGINT, id=moment) for moment in MOMENTS),
-        # it ends it in the same way
-        pytest.param("while services start", signal.SIGTERM, id="while services start, by SIGTERM"),
+        *(pytest.param(moment, signal.SIGINT, "keras", id=moment) for moment in MOMENTS),
+        # SIGTERM ends it in the same way, so that nothing needs to train
+        pytest.param("in the first round", signal.SIGTERM, "synthetic", id="in the first round, by SIGTERM"),
     ],
 )
-def test_an_interruption_at_any_moment_leaves_no_process_behind(tmp_path: Path, moment: str, signal_: signal.Signals) -> None:
+def test_an_interruption_at_any_moment_leaves_no_process_behind(
+    tmp_path: Path, moment: str, signal_: signal.Signals, learner: str
+) -> None:
     out = tmp_path / "run"
-    run = Run("run", "--devices", "2", "--rounds", "50", "--out", str(out), *PORTS)
+    run = Run("run", "--devices", "2", "--rounds", "50", "--learner", learner, "--out", str(out), *PORTS)
     wait_for(lambda: MOMENTS[moment](out), moment, seconds=120)
     if moment == "before anything":
         time.sleep(0.05)

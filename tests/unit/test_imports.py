@@ -25,3 +25,15 @@ def test_what_is_made_within_it_is_not_looked_at_then_nor_as_something_young_lat
     finally:
         gc.callbacks.remove(note)
     assert any(kept is one for one in gc.get_objects(generation=2))
+
+
+def test_what_was_frozen_before_stays_frozen() -> None:
+    """As in what a nursery forks: a collection that looked at it would copy it."""
+    gc.freeze()
+    try:
+        before = gc.get_freeze_count()
+        with uncollected():
+            pass
+        assert gc.get_freeze_count() >= before > 0
+    finally:
+        gc.unfreeze()
